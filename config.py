@@ -1,0 +1,225 @@
+"""The configuration: typed, documented, validated. YAML in sections, `section.key=value` on top.
+
+The description of each field is what `--help` prints and what an error message explains the key with.
+"""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from utils import UserError
+
+DEFAULT_CONFIG = Path(__file__).parent / "config.yaml"
+
+
+class Section(BaseModel):
+    # Unknown keys are errors (a typo must not train for an hour with a default) and assignments are checked.
+    model_config = ConfigDict(extra="forbid", validate_default=True, validate_assignment=True)
+
+
+class RunConfig(Section):
+    name: str = Field("flickr8k", pattern=r"^[\w.+-]+$", description="name of the run, and of its folder")
+    folder: Path = Field(Path("runs"), description="folder that holds the run folders")
+    seed: int = Field(1, ge=0, lt=2**32, description="seed of weights, order, dropout and augmentation")
+    device: str = Field("auto", description="auto (CUDA where there is one), cpu, cuda, cuda:1")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="mixed precision; auto is bfloat16 where the hardware has it"
+    )
+    deterministic: bool = Field(False, description="choose repeatable CUDA kernels, at some cost in speed")
+
+
+class DataConfig(Section):
+    captions: Path = Field(Path("archive/captions.csv"), description="CSV with image,caption[,split]")
+    images: Path = Field(Path("archive/images"), description="folder that the image names are relative to")
+    min_freq: int = Field(5, ge=1, description="a word rarer than this in the training captions is <unk>")
+    max_length: int = Field(40, ge=1, description="words of a caption that training reads; the rest is cut")
+    captions_per_image: int = Field(5, ge=1, description="captions drawn per image and epoch, at most")
+    augment: list[Literal["crop", "flip", "colour"]] = Field(
+        ["crop", "flip"], description="augmentation of pictures for a trained encoder and for extra views"
+    )
+    workers: int = Field(2, ge=0, description="processes that read pictures; 0 reads in the main process")
+
+
+class EncoderConfig(Section):
+    name: str = Field("resnet50", description="a torchvision classification model")
+    weights: str = Field(
+        "IMAGENET1K_V2", description="torchvision weight name, path of a state dict, or none"
+    )
+    layer: str = Field(
+        "last", description="stage whose output is the grid, such as layer3; last for the last"
+    )
+    grid: int | None = Field(None, ge=1, description="resample the grid to this many cells a side")
+    image_size: int | None = Field(None, ge=32, description="pixels a side; empty for the weights' own")
+    fine_tune: str = Field("none", description="none (frozen), all, or the stage to train from, as layer4")
+
+
+class FeaturesConfig(Section):
+    cache: bool = Field(True, description="compute a frozen encoder's features once and keep them on disk")
+    folder: Path = Field(Path("cache/features"), description="folder of the kept features")
+    views: int = Field(1, ge=1, description="views per training picture: the plain one and augmented ones")
+
+
+class DecoderConfig(Section):
+    kind: Literal["attention", "lstm"] = Field("attention", description="attention, or the plain LSTM")
+    embed_dim: int = Field(512, ge=1, description="size of a word's embedding")
+    hidden_dim: int = Field(512, ge=1, description="size of the LSTM's state")
+    attention_dim: int = Field(512, ge=1, description="size of the space in which attention compares")
+    layers: int = Field(1, ge=1, le=8, description="LSTM layers (the attention decoder has one)")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout on features, embeddings and output")
+    tie_embeddings: bool = Field(True, description="score words with their embeddings' own weights")
+
+
+class TrainConfig(Section):
+    objective: Literal["cross_entropy"] = Field("cross_entropy", description="what a training step optimises")
+    epochs: int = Field(15, ge=1, description="passes over the training pictures")
+    batch_size: int = Field(32, ge=1, description="pictures a batch (each with captions_per_image captions)")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder")
+    encoder_lr: float = Field(1e-4, gt=0, description="peak learning rate of a trained encoder")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
+    schedule: Literal["cosine", "plateau", "constant"] = Field(
+        "cosine", description="learning rate after warm-up; plateau halves it when the monitor stands still"
+    )
+    warmup: float = Field(0.5, ge=0, description="epochs over which the learning rate rises to its peak")
+    plateau_patience: int = Field(2, ge=0, description="epochs without a better monitor before it is halved")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of probability spread over all words")
+    attention_weight: float = Field(1.0, ge=0, description="weight of the doubly stochastic regulariser")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights; 0 is off")
+    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
+    patience: int = Field(5, ge=1, description="epochs without a better monitor before training stops")
+    monitor: Literal["loss", "top5", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr"] = Field(
+        "CIDEr", description="validation figure that decides which epoch is kept as best.pth"
+    )
+    beam: int = Field(1, ge=1, description="beam width of the captions scored after each epoch")
+    log_every: int = Field(20, ge=1, description="steps between rows of loss_log.txt")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints within an epoch")
+    init_from: Path | None = Field(None, description="checkpoint whose weights and vocabulary to start from")
+
+
+class SearchConfig(Section):
+    beam: int = Field(5, ge=1, description="beam width; 1 is greedy")
+    max_length: int = Field(30, ge=1, description="longest caption in words")
+    length_penalty: float = Field(
+        0.7, ge=0, description="beams are ranked by log-probability / length^this; 0 prefers short captions"
+    )
+    temperature: float = Field(0.0, ge=0, description="0 searches with the beam, above 0 samples instead")
+    top_k: int = Field(0, ge=0, description="sampling: only the k likeliest words; 0 for all")
+    top_p: float = Field(1.0, gt=0, le=1, description="sampling: only the likeliest words of this total")
+
+
+class Config(Section):
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
+
+    @model_validator(mode="after")
+    def consistent(self) -> "Config":
+        if self.decoder.kind == "attention" and self.decoder.layers > 1:
+            raise ValueError(
+                "decoder.layers: the attention decoder has 1 layer; use decoder.kind=lstm for more"
+            )
+        if self.features.views > 1 and not self.caches_features:
+            raise ValueError("features.views: views are for cached features (encoder.fine_tune=none)")
+        if self.features.views > 1 and not self.data.augment:
+            raise ValueError("features.views: more than one view needs data.augment to make them differ")
+        return self
+
+    @property
+    def caches_features(self) -> bool:
+        return self.features.cache and self.encoder.fine_tune == "none"
+
+    @property
+    def run_folder(self) -> Path:
+        return self.run.folder / self.run.name
+
+    def as_dict(self) -> dict:
+        """Plain types only, as YAML and a checkpoint take them."""
+        return self.model_dump(mode="json")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `section.key=value` overrides.
+
+    Raises:
+        UserError: the file is missing or no YAML, a key is unknown, a value is not allowed.
+    """
+    if not path.is_file():
+        raise UserError(f"no configuration at {path}; see configs/ for those there are")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    return make_config(values, overrides, str(path))
+
+
+def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the configuration") -> Config:
+    """Validate a dictionary of sections, with overrides on top; raises UserError as `load_config` does."""
+    if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
+        raise UserError(f"{source}: expected sections with keys under them, as in config.yaml")
+    values = {section: dict(keys) for section, keys in values.items()}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, name = key.partition(".")
+        if not (equals and dot and section and name):
+            raise UserError(f"{override!r} is not an override; write section.key=value, as train.epochs=20")
+        try:
+            values.setdefault(section, {})[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{override!r}: the value is not valid YAML; put it in quotes") from None
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {explain(error.errors()[0])}") from None
+
+
+def explain(problem: dict) -> str:
+    """One pydantic problem as one sentence: key, value, what is allowed, nearest spelling."""
+    path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        known = all_keys() if len(path) > 1 else list(Config.model_fields)
+        near = difflib.get_close_matches(key, known, 1, cutoff=0.4)
+        kind = "key" if len(path) > 1 else "section"
+        return f"unknown {kind} {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help")
+    message = problem["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    field = all_keys().get(key)
+    about = f" ({field.description})" if field else ""
+    return f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}{about}"
+
+
+def all_keys() -> dict:
+    """`section.key` -> field, for every key there is."""
+    return {
+        f"{section}.{name}": field
+        for section, info in Config.model_fields.items()
+        for name, field in info.annotation.model_fields.items()
+    }
+
+
+def keys_help(sections: Sequence[str] = tuple(Config.model_fields)) -> str:
+    """The table of keys that `--help` ends with."""
+    lines = ["configuration keys, for the YAML file or as section.key=value on the command line (default):"]
+    for key, field in all_keys().items():
+        if key.split(".")[0] in sections:
+            default = field.default if field.default is not None else "empty"
+            lines.append(f"  {key:<25} {field.description} ({default})")
+    return "\n".join(lines)
+
+
+def argument_parser(description: str, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """A parser with `section.key=value` overrides, whose help ends with the keys of `sections`."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=keys_help(sections) if sections else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
