@@ -1,0 +1,140 @@
+"""The captions table as a PyTorch dataset of images with their captions, and batches of them."""
+
+import random
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from data.features import FeatureGrids
+from data.transforms import ImageTransform, read_picture
+from data.vocab import Vocabulary
+from utils import PAD, UserError
+
+# One item of an epoch: which image, and the seed of all that is drawn for it (captions, augmentation, view).
+# Randomness comes with the item rather than from a worker's generator, so that the number of workers, or a
+# resume in the middle of an epoch, changes nothing.
+Draw = tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """N images with M captions of T tokens, `<sos>` and `<eos>` included."""
+
+    images: torch.Tensor  # (N, 3, H, W) pictures, or (N, L, C) grids of features
+    captions: torch.Tensor  # (M, T) int64, padded with <pad>
+    lengths: torch.Tensor  # (M,) int64, tokens of each caption
+    image_index: torch.Tensor  # (M,) int64, which of the N images a caption describes
+
+
+class Flickr8kDataset(Dataset):
+    """One split. An item is one image with up to `captions_per_image` of its captions.
+
+    The captions lie in flat arrays, tokens after tokens: lists of lists would cost a hundred bytes a word and
+    be copied into every worker as soon as it touches their reference counts.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        split: str,
+        vocabulary: Vocabulary,
+        images: Path,
+        transform: ImageTransform,
+        features: FeatureGrids | None = None,
+        captions_per_image: int | None = None,
+        max_length: int | None = None,
+        augment: Sequence[str] = (),
+    ):
+        """With `features` the items carry cached grids instead of pictures, and `images` is not read."""
+        groups = table[table["split"] == split].groupby("image", sort=False)["caption"]
+        self.names: list[str] = list(groups.groups)
+        if not self.names:
+            raise UserError(f"the captions file has no images in the split {split!r}")
+        tokens = [[vocabulary.numericalize(text, max_length) for text in group] for _, group in groups]
+        flat = [caption for captions in tokens for caption in captions]
+        self.tokens = np.concatenate([np.asarray(caption, np.int32) for caption in flat])
+        self.caption_start = np.cumsum([0, *map(len, flat)])  # caption -> its first token
+        self.image_start = np.cumsum([0, *map(len, tokens)])  # image -> its first caption
+        self.images, self.transform, self.features = images, transform, features
+        self.captions_per_image, self.augment = captions_per_image, list(augment)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Image (3, H, W) or grid (L, C), and the captions as int64 tensors."""
+        i, seed = draw
+        chosen = range(self.image_start[i], self.image_start[i + 1])
+        if self.captions_per_image and self.captions_per_image < len(chosen):
+            chosen = random.Random(seed).sample(chosen, self.captions_per_image)
+        captions = [
+            torch.from_numpy(self.tokens[self.caption_start[c] : self.caption_start[c + 1]].astype(np.int64))
+            for c in chosen
+        ]
+        return self.image(i, seed), captions
+
+    def image(self, i: int, seed: int = 0) -> torch.Tensor:
+        name = self.names[i]
+        if self.features is not None:
+            return self.features.grid(name, seed)
+        try:
+            picture = read_picture(self.images / name)
+        except OSError as error:
+            raise UserError(
+                f"{self.images / name} cannot be read ({error}); replace it or drop its captions"
+            ) from None
+        if self.augment:
+            return self.transform.augmented(picture, self.augment, seed)
+        return self.transform(picture)
+
+
+def collate(items: Sequence[tuple[torch.Tensor, list[torch.Tensor]]]) -> Batch:
+    """Items of N images -> one Batch."""
+    captions = [caption for _, group in items for caption in group]
+    image_index = [i for i, (_, group) in enumerate(items) for _ in group]
+    return Batch(
+        torch.stack([image for image, _ in items]),
+        pad_sequence(captions, batch_first=True, padding_value=PAD),
+        torch.tensor([len(caption) for caption in captions]),
+        torch.tensor(image_index),
+    )
+
+
+def training_batches(images: int, batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
+    """The draws of one epoch in random order, a function of (seed, epoch) alone."""
+    order = random.Random(f"{seed}/{epoch}")
+    draws = [(i, order.getrandbits(48)) for i in order.sample(range(images), images)]
+    return [draws[at : at + batch_size] for at in range(0, images, batch_size)]
+
+
+def ordered_batches(images: int, batch_size: int) -> list[list[Draw]]:
+    """Every image once, in order, with nothing drawn."""
+    draws = [(i, 0) for i in range(images)]
+    return [draws[at : at + batch_size] for at in range(0, images, batch_size)]
+
+
+def leave_signals_to_parent(_worker: int) -> None:
+    """Ctrl-C and SIGTERM reach every process of the group; the parent wants to finish its step first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def make_loader(
+    dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, device: torch.device
+) -> DataLoader:
+    """Batches of `dataset`. Cached features are read in this process: memory mapping needs no workers."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=0 if dataset.features is not None else workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_signals_to_parent,
+        generator=torch.Generator(),  # leaves torch's own generator, which a resume restores, alone
+    )

@@ -1,0 +1,197 @@
+"""What a frozen encoder sees, computed once per picture and memory-mapped.
+
+A store is a folder with `grids.f16`, to which rows are only ever appended, and `index.json`, which says
+which row belongs to which picture and what the picture was when it was computed. The folder's name is a
+digest of all else that the features depend on: the encoder's weights, the transform, the precision.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.transforms import ImageTransform, read_picture
+from progress import Progress
+from utils import UserError, replacing
+
+View = tuple[str, str]  # image name and which view of it: "plain", or an augmented one such as "crop+flip/1"
+PLAIN = "plain"
+SAVE_EVERY = 64  # batches after which the index is written: an interrupted pass goes on from there
+
+
+class FeatureGrids:
+    """Grids by image name, read from the memory map. Pickles as a path, so workers share one map."""
+
+    def __init__(self, path: Path, shape: tuple[int, int], rows: dict[str, list[int]]):
+        """`shape` is (L, C); `rows` says which rows an image has, the plain view first."""
+        self.path, self.shape, self.rows = path, shape, rows
+        self.map: np.memmap | None = None
+
+    def grid(self, name: str, seed: int = 0) -> torch.Tensor:
+        """(L, C) float16 of the picture; of one of its views, drawn by `seed`, where it has several."""
+        if self.map is None:
+            self.map = np.memmap(self.path, np.float16, "r").reshape(-1, *self.shape)
+        rows = self.rows[name]
+        return torch.from_numpy(np.array(self.map[rows[seed % len(rows)]]))
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "map": None}
+
+
+class Pictures(Dataset):
+    """The views that are still to be computed, as tensors; one that cannot be read comes as its error."""
+
+    def __init__(self, images: Path, views: list[View], transform: ImageTransform, augment: list[str]):
+        self.images, self.views, self.transform, self.augment = images, views, transform, augment
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, i: int) -> torch.Tensor | str:
+        name, view = self.views[i]
+        try:
+            picture = read_picture(self.images / name)
+        except OSError as error:
+            return f"{self.images / name} cannot be read ({error}); replace it or drop its captions"
+        if view == PLAIN:
+            return self.transform(picture)
+        seed = int.from_bytes(hashlib.sha256(f"{name}/{view}".encode()).digest()[:6])
+        return self.transform.augmented(picture, self.augment, seed)
+
+
+def cached_features(
+    folder: Path,
+    identity: dict,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    images: Path,
+    names: Sequence[str],
+    transform: ImageTransform,
+    *,
+    views: dict[str, int] | None = None,
+    augment: Sequence[str] = (),
+    workers: int = 0,
+    batch_size: int = 32,
+) -> FeatureGrids:
+    """The features of `names`, computing those that the store lacks or whose picture has changed.
+
+    Args:
+        folder: where the stores lie, one folder in it for each identity.
+        identity: plain values that say what `encode` computes; another identity is another store.
+        encode: pictures (B, 3, H, W) float32 -> grids (B, L, C).
+        views: views per image name where there are more than one; views after the first are augmented.
+
+    Raises:
+        UserError: a picture cannot be read, or the store cannot be written.
+    """
+    identity = {**identity, "transform": transform.as_dict(), "images": str(images.resolve())}
+    kinds = "+".join(augment)
+    wanted = {
+        name: [(name, PLAIN), *((name, f"{kinds}/{i}") for i in range(1, (views or {}).get(name, 1)))]
+        for name in names
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    store = folder / digest
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        with locked(store / "lock"):
+            return fill(
+                store, identity, encode, images, wanted, transform, list(augment), workers, batch_size
+            )
+    except OSError as error:
+        raise UserError(
+            f"the feature cache {store}: {error}; set features.folder, or features.cache=false"
+        ) from None
+
+
+def fill(store, identity, encode, images, wanted, transform, augment, workers, batch_size) -> FeatureGrids:
+    """`cached_features` under the store's lock; `wanted` is name -> its views."""
+    index = read_index(store)
+    prints = {name: fingerprint(images / name) for name in wanted}
+    known = index["rows"]
+    missing = [
+        view for views in wanted.values() for view in views if known.get(view, [None])[1:] != prints[view[0]]
+    ]
+    if missing:
+        (store / "identity.json").write_text(json.dumps(identity, indent=1))
+        loader = DataLoader(
+            Pictures(images, missing, transform, augment),
+            batch_size=batch_size,
+            num_workers=workers,
+            collate_fn=list,
+            generator=torch.Generator(),
+        )
+        with (
+            open(store / "grids.f16", "ab") as file,
+            Progress(len(missing), "features", "picture") as progress,
+        ):
+            for batch in loader:
+                index["shape"], row = append(file, encode, batch)
+                for i, view in enumerate(missing[progress.done : progress.done + len(batch)]):
+                    known[view] = [row + i, *prints[view[0]]]
+                progress.update(len(batch))
+                if progress.done % (SAVE_EVERY * batch_size) == 0:
+                    file.flush()
+                    write_index(store, index)
+        write_index(store, index)
+    rows = {name: [known[view][0] for view in views] for name, views in wanted.items()}
+    return FeatureGrids(store / "grids.f16", tuple(index["shape"]), rows)
+
+
+def append(file, encode, batch: list[torch.Tensor | str]) -> tuple[list[int], int]:
+    """Compute one batch and append its rows; returns their shape and the number of the first."""
+    for picture in batch:
+        if isinstance(picture, str):
+            raise UserError(picture)
+    grids = encode(torch.stack(batch)).to("cpu", torch.float16).contiguous()
+    size = grids[0].numel() * grids.element_size()
+    row = file.tell() // size
+    file.truncate(row * size)  # half a row may be left of a pass that was killed in its midst
+    file.seek(0, 2)
+    file.write(grids.numpy().tobytes())
+    return list(grids.shape[1:]), row
+
+
+def fingerprint(path: Path) -> list[int]:
+    """Size and times of a file: they change with its content (ctime even where a copy keeps the date)."""
+    try:
+        stat = path.stat()
+    except OSError:
+        raise UserError(f"no picture at {path.absolute()}; set data.images to the pictures' folder") from None
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def read_index(store: Path) -> dict:
+    """{"shape": [L, C], "rows": {(name, view): [row, *fingerprint]}}; empty where there is none yet."""
+    path = store / "index.json"
+    if not path.exists():
+        return {"shape": None, "rows": {}}
+    index = json.loads(path.read_text("utf-8"))
+    return {"shape": index["shape"], "rows": {(name, view): rest for name, view, *rest in index["rows"]}}
+
+
+def write_index(store: Path, index: dict) -> None:
+    rows = [[*view, *rest] for view, rest in index["rows"].items()]
+    with replacing(store / "index.json") as temporary:
+        temporary.write_text(json.dumps({"shape": index["shape"], "rows": rows}), "utf-8")
+
+
+@contextlib.contextmanager
+def locked(path: Path):
+    """Hold a lock on `path`: two runs that fill one store take turns (where the system has flock)."""
+    with open(path, "w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: two runs at once compute the features twice, into rows of their own
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another run is computing these features: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
