@@ -1,0 +1,1 @@
+"""The captioning model: encoder, attention, decoders, search."""
