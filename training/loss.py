@@ -1,0 +1,64 @@
+"""Cross entropy over real tokens, and Show, Attend and Tell's regulariser."""
+
+from typing import NamedTuple
+
+import torch
+
+from utils import PAD
+
+
+class CaptionLoss(NamedTuple):
+    """`objective` is what is minimised; the rest is what is reported, summed so that batches add up."""
+
+    objective: torch.Tensor  # scalar, smoothed and regularised, mean per token
+    nll: torch.Tensor  # scalar, sum of -log p(word) in nats: perplexity is exp(nll / tokens)
+    top5: torch.Tensor  # scalar, tokens whose word is among the five likeliest
+    tokens: torch.Tensor  # scalar, words and <eos>; padding never counts
+
+
+def caption_loss(
+    logits: torch.Tensor,
+    captions: torch.Tensor,
+    alphas: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    attention_weight: float = 0.0,
+) -> CaptionLoss:
+    """Loss of teacher forcing.
+
+    Args:
+        logits: (M, T - 1, V); logits at t are for the caption's token t + 1.
+        captions: (M, T), `<sos> words <eos>` and padding.
+        alphas: (M, T - 1, L), zero where there is padding.
+        label_smoothing: share of the target's probability that is spread evenly over all words (Szegedy et
+            al., 2016).
+        attention_weight: weight of the doubly stochastic regulariser, the sum over cells of (1 - sum over
+            steps of alpha)^2, mean over captions (Xu et al., 2015, equation 14).
+    """
+    targets = captions[:, 1:]
+    real = targets != PAD
+    log_probs = logits[real].float().log_softmax(dim=1)
+    target = log_probs.gather(1, targets[real].unsqueeze(1))
+    nll, tokens = -target.sum(), real.sum()
+    objective = (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=1).sum()
+    objective = objective / tokens
+    if alphas is not None and attention_weight:
+        objective = objective + attention_weight * (1 - alphas.sum(dim=1)).square().sum(dim=1).mean()
+    with torch.no_grad():
+        top5 = ((log_probs > target).sum(dim=1) < 5).sum()
+    return CaptionLoss(objective, nll.detach(), top5, tokens)
+
+
+class Averages:
+    """Running sums of the reported figures, kept in float64 on the device: reading them is what syncs."""
+
+    def __init__(self, device: torch.device, sums: list[float] | None = None):
+        self.sums = torch.tensor(sums or [0.0, 0.0, 0.0], dtype=torch.float64, device=device)
+
+    def add(self, loss: CaptionLoss) -> None:
+        self.sums += torch.stack([loss.nll.double(), loss.top5.double(), loss.tokens.double()])
+
+    def read(self) -> dict[str, float]:
+        """`loss` (nats per token), `perplexity` and `top5` (share of tokens) since the beginning."""
+        nll, top5, tokens = self.sums.tolist()
+        loss = nll / max(tokens, 1)
+        return {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "top5": top5 / max(tokens, 1)}

@@ -1,0 +1,220 @@
+"""One training run: epochs, validation, the log, checkpoints, what a resume continues from."""
+
+import math
+import signal
+import time
+
+import torch
+import yaml
+
+from config import Config
+from data.dataset import Flickr8kDataset, make_loader, training_batches
+from data.transforms import ImageTransform
+from data.vocab import Vocabulary
+from metrics.scores import BLEU, Scorer
+from models.model import load_model, pack_model
+from models.search import SearchOptions
+from progress import Progress
+from reports.curves import draw_curves
+from training.evaluation import caption_split, validation_loss
+from training.loss import Averages
+from training.loss_log import LossLog
+from training.trainer import Trainer
+from utils import UserError, save_checkpoint
+
+
+class Run:
+    """One training run: epochs, validation, checkpoints, the log. `train` is its story."""
+
+    def __init__(
+        self,
+        config: Config,
+        model,
+        vocabulary: Vocabulary,
+        transform: ImageTransform,
+        train_set: Flickr8kDataset,
+        val_set: Flickr8kDataset,
+        val_references: dict[str, list[str]],
+        device: torch.device,
+        precision: torch.dtype,
+    ):
+        self.config, self.model, self.vocabulary, self.transform = config, model, vocabulary, transform
+        self.train_set, self.val_set, self.device, self.precision = train_set, val_set, device, precision
+        self.folder = config.run_folder
+        self.steps_per_epoch = math.ceil(len(train_set) / config.train.batch_size)
+        self.trainer = Trainer(model, config, self.steps_per_epoch, device, precision)
+        self.scorer = Scorer(val_references)
+        self.averages = Averages(device)  # of the epoch so far
+        self.epoch, self.batch = 1, 0  # where the run is: this epoch, this many of its batches done
+        self.best, self.best_epoch = None, 0  # best monitored figure, and its epoch
+        self.seconds_before, self.started = 0.0, time.monotonic()  # training time, across resumes
+        self.log: LossLog | None = None
+        self.stopping = False
+
+    def train(self) -> int:
+        """Train to the end; returns the exit status, 130 if it was stopped by Ctrl-C."""
+        self.open_folder()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
+        while self.epoch <= self.config.train.epochs and not self.out_of_patience():
+            self.train_epoch()
+            if self.stopping:
+                self.save()
+                print(f"stopped in epoch {self.epoch}; go on with: python train.py --resume {self.folder}")
+                return 130
+            self.finish_epoch()
+        self.say_goodbye()
+        return 0
+
+    def open_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config.as_dict(), sort_keys=False))
+            self.vocabulary.save(self.folder / "vocab.json")
+            self.log = self.log or LossLog(self.folder / "loss_log.txt")
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}; set run.folder") from None
+
+    def stop(self, *_) -> None:
+        """Signal handler: finish this step, save, end. A second Ctrl-C ends at once."""
+        self.stopping = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def out_of_patience(self) -> bool:
+        return self.best is not None and self.epoch - 1 - self.best_epoch >= self.config.train.patience
+
+    def train_epoch(self) -> None:
+        """The rest of the current epoch, with rows in the log and checkpoints on the way."""
+        config, trainer = self.config.train, self.trainer
+        batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
+        loader = make_loader(self.train_set, batches[self.batch :], self.config.data.workers, self.device)
+        interval, captions, began = Averages(self.device), 0, time.monotonic()
+        self.model.train()
+        title = f"epoch {self.epoch}/{config.epochs}"
+        with Progress(len(batches), title, "batch", initial=self.batch) as progress:
+            for batch in loader:
+                loss = trainer.step(batch)
+                self.averages.add(loss)
+                interval.add(loss)
+                captions += len(batch.captions)
+                self.batch += 1
+                if trainer.steps % config.log_every == 0:
+                    figures = self.check(interval.read())
+                    self.log.add(**self.row("step"), **prefixed("train", figures))
+                    rate = captions / (time.monotonic() - began)
+                    shown = "loss {loss:.3f}, perplexity {perplexity:.1f}".format(**figures)
+                    progress.note(f"{shown}, {rate:.0f} captions/s")
+                    interval = Averages(self.device)
+                progress.update()
+                if self.stopping:
+                    return
+                if trainer.steps % config.checkpoint_every == 0 and self.batch < len(batches):
+                    self.save()
+
+    def check(self, figures: dict[str, float]) -> dict[str, float]:
+        """The figures, unless the loss is no number any more: then an end that leaves the last checkpoint."""
+        if math.isfinite(figures["loss"]):
+            return figures
+        raise UserError(
+            f"the loss is {figures['loss']} at step {self.trainer.steps}; go on from the last checkpoint "
+            f"with a lower train.lr or without mixed precision: --resume {self.folder} run.precision=float32"
+        )
+
+    def finish_epoch(self) -> None:
+        """Validate, log, keep the best, draw the curves, save."""
+        figures = self.validate()
+        monitored = figures[self.config.train.monitor]
+        sign = -1 if self.config.train.monitor == "loss" else 1
+        better = self.best is None or sign * monitored > sign * self.best
+        self.trainer.schedule.epoch_ended(better)
+        scores = {key: value for key, value in figures.items() if key in (*BLEU, "CIDEr")}
+        losses = {key: value for key, value in figures.items() if key not in scores}
+        train = self.averages.read()
+        self.log.add(**self.row("epoch"), **prefixed("train", train), **prefixed("val", losses), **scores)
+        if better:
+            self.best, self.best_epoch = monitored, self.epoch
+            save_checkpoint(self.folder / "best.pth", self.pack(self.trainer.evaluated))
+        print(
+            f"epoch {self.epoch}: train loss {train['loss']:.3f}; validation loss {losses['loss']:.3f}, "
+            f"perplexity {losses['perplexity']:.2f}, top-5 {losses['top5']:.1%}, "
+            f"BLEU-4 {scores['BLEU-4']:.3f}, CIDEr {scores['CIDEr']:.3f}{' (best)' if better else ''}, "
+            f"{self.seconds():.0f} s so far",
+            flush=True,
+        )
+        self.epoch, self.batch, self.averages = self.epoch + 1, 0, Averages(self.device)
+        self.save()
+        draw_curves([self.folder / "loss_log.txt"], self.folder / "loss_curve.png")
+
+    def validate(self) -> dict[str, float]:
+        """loss, perplexity, top5, BLEU-1 to 4 and CIDEr on the validation split."""
+        config, model = self.config, self.trainer.evaluated
+        common = (config.train.batch_size, config.data.workers, self.device, self.precision)
+        figures = validation_loss(model, self.val_set, *common)
+        options = self.search_options(config.train.beam)
+        captions = caption_split(model, self.val_set, self.vocabulary.words, options, *common)
+        return {**figures, **self.scorer.score(captions, (*BLEU, "CIDEr"))}
+
+    def search_options(self, beam: int) -> SearchOptions:
+        search = self.config.search
+        return SearchOptions(beam=beam, max_length=search.max_length, length_penalty=search.length_penalty)
+
+    def row(self, event: str) -> dict:
+        return {
+            "event": event,
+            "epoch": self.epoch,
+            "step": self.trainer.steps,
+            "seconds": round(self.seconds(), 1),
+            "lr": self.trainer.lr,
+        }
+
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def pack(self, model) -> dict:
+        return pack_model(model, self.config, self.vocabulary.words, self.transform.as_dict())
+
+    def save(self) -> None:
+        """checkpoints.pth: all of the run, from which --resume goes on."""
+        training = {
+            **self.trainer.state_dict(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "averages": self.averages.sums.tolist(),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds(),
+            "history": self.log.history,
+        }
+        save_checkpoint(self.folder / "checkpoints.pth", {**self.pack(self.model), "training": training})
+
+    def load(self, training: dict) -> None:
+        """Go on from what `save` wrote."""
+        self.epoch, self.batch = training["epoch"], training["batch"]
+        self.best, self.best_epoch = training["best"], training["best_epoch"]
+        self.averages = Averages(self.device, training["averages"])
+        self.seconds_before, self.started = training["seconds"], time.monotonic()
+        self.log = LossLog(self.folder / "loss_log.txt", training["history"])
+        self.log.add(event="resume", epoch=self.epoch, step=training["steps"])
+        self.trainer.load_state_dict(training)
+
+    def say_goodbye(self) -> None:
+        """The best epoch's scores with the configured beam, and what to do next."""
+        loaded = load_model(self.folder / "best.pth")
+        loaded.model.to(self.device)
+        common = (self.config.train.batch_size, self.config.data.workers, self.device, self.precision)
+        options = self.search_options(self.config.search.beam)
+        captions = caption_split(loaded.model, self.val_set, loaded.words, options, *common)
+        scores = self.scorer.score(captions, (*BLEU, "ROUGE-L", "CIDEr"))
+        print(f"\n{self.folder / 'best.pth'} is epoch {self.best_epoch}; {self.seconds():.0f} s of training.")
+        print(f"Validation scores with beam {options.beam}:")
+        print("  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        print("\nNext:")
+        print(
+            f"  python inference_visualize.py {self.config.data.images} --limit 20 "
+            f"--checkpoint {self.folder / 'best.pth'}"
+        )
+        print(f"  python visualize_loss.py {self.folder}")
+
+
+def prefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{key}": value for key, value in figures.items()}

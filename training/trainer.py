@@ -1,0 +1,114 @@
+"""One training step, and all the state that a resume has to bring back."""
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from config import Config
+from data.dataset import Batch
+from models.model import CaptionModel
+from training.loss import CaptionLoss, caption_loss
+from training.schedule import Schedule
+from utils import autocast, random_state, restore_random_state
+
+
+class Trainer:
+    """Model, optimiser, schedule, gradient scaler and moving average; `step` is the whole of one update."""
+
+    def __init__(
+        self,
+        model: CaptionModel,
+        config: Config,
+        steps_per_epoch: int,
+        device: torch.device,
+        precision: torch.dtype,
+    ):
+        self.model, self.config = model, config.train
+        self.device, self.precision = device, precision
+        groups = [
+            {"params": [p for p in model.decoder.parameters() if p.requires_grad], "peak": self.config.lr},
+            {
+                "params": [p for p in model.encoder.parameters() if p.requires_grad],
+                "peak": self.config.encoder_lr,
+            },
+        ]
+        self.optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]],
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+        self.schedule = Schedule(self.config, steps_per_epoch)
+        # Only float16 overflows; for the others the scaler does nothing.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+        self.average = None
+        if self.config.average:
+            self.average = AveragedModel(model, multi_avg_fn=self.average_weights, use_buffers=True)
+        self.steps = 0  # optimiser steps so far
+
+    @property
+    def evaluated(self) -> CaptionModel:
+        """The model that is validated and kept: the moving average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def average_weights(self, averages: list, weights: list, steps: torch.Tensor) -> None:
+        """Exponential moving average that forgets the first, worst, steps faster."""
+        n = int(steps)
+        decay = min(self.config.average, (1 + n) / (10 + n))
+        for average, weight in zip(averages, weights, strict=True):
+            if average.is_floating_point():
+                average.lerp_(weight, 1 - decay)
+            else:
+                average.copy_(weight)
+
+    def forward(self, model: CaptionModel, batch: Batch) -> CaptionLoss:
+        with autocast(self.device, self.precision):
+            images = batch.images.to(self.device, non_blocking=True)
+            captions = batch.captions.to(self.device, non_blocking=True)
+            logits, alphas = model(images, captions, batch.image_index.to(self.device, non_blocking=True))
+            return caption_loss(
+                logits, captions, alphas, self.config.label_smoothing, self.config.attention_weight
+            )
+
+    def step(self, batch: Batch) -> CaptionLoss:
+        """Forward, backward, clip, update."""
+        factor = self.schedule.factor(self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        loss = self.forward(self.model, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss.objective).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.steps += 1
+        return loss
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def state_dict(self) -> dict:
+        """Everything but the model's own weights, which the checkpoint holds under `model`."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "steps": self.steps,
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average and state["average"]:
+            self.average.load_state_dict(state["average"])
+        self.steps = state["steps"]
+        restore_random_state(state["random"])
