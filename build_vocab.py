@@ -1,0 +1,54 @@
+"""Build the vocabulary from the training captions and show what it covers.
+
+train.py does the same by itself; run this to look at the words, or to fix them for several runs.
+"""
+
+from pathlib import Path
+
+from config import DEFAULT_CONFIG, argument_parser, load_config
+from data.captions import read_captions
+from data.vocab import SPECIAL, Vocabulary, count_words
+from utils import run_script
+
+
+def main() -> None:
+    parser = argument_parser(__doc__, ("data",))
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="where to write it (vocab.json beside the captions, where train.py finds it)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--top", type=int, default=20, metavar="N", help="how many frequent words to print (20)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
+    )
+    args = parser.parse_args()
+    config = load_config(args.config, args.overrides)
+
+    table = read_captions(config.data.captions)
+    captions = table.loc[table["split"] == "train", "caption"]
+    vocabulary = Vocabulary.build(captions, config.data.min_freq)
+    counts = count_words(captions)
+    output = args.output or config.data.captions.parent / "vocab.json"
+    vocabulary.save(output)
+
+    known = len(vocabulary) - len(SPECIAL)
+    print(f"{len(captions):,} training captions, {counts.total():,} words, {len(counts):,} different ones")
+    print(
+        f"{known:,} words seen {config.data.min_freq} times or more, and {len(SPECIAL)} special tokens: "
+        f"they cover {vocabulary.coverage(captions):.1%} of the training words"
+    )
+    for split in ("val", "test"):
+        others = table.loc[table["split"] == split, "caption"]
+        if len(others):
+            print(f"  and {vocabulary.coverage(others):.1%} of the words of {split}")
+    print("most frequent: " + ", ".join(f"{word} {n:,}" for word, n in counts.most_common(args.top)))
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,136 @@
+"""Train a captioner: python train.py [--config FILE] [--resume [RUN]] [section.key=value …]"""
+
+import argparse
+from pathlib import Path
+
+from config import DEFAULT_CONFIG, Config, argument_parser, load_config
+from data.captions import check_images, read_captions, references
+from data.sample import draw_sample
+from data.transforms import ImageTransform, transform_for
+from data.vocab import Vocabulary
+from models.model import build_model, load_model, unpack_model
+from training.run import Run
+from training.setup import make_datasets
+from utils import (
+    UserError,
+    load_checkpoint,
+    pick_device,
+    pick_precision,
+    run_script,
+    seed_everything,
+)
+
+SAMPLE_FOLDER = Path("archive/sample")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argument_parser(
+        "Train a captioner.", ("run", "data", "encoder", "features", "decoder", "train", "search")
+    )
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with a stopped run: its folder, or that of the configuration if none is given",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start over in a run folder that holds a run"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_arguments()
+    checkpoint = None
+    if args.resume is not None:
+        # `--resume train.epochs=20` means the configuration's own run.
+        if "=" in args.resume:
+            args.overrides, args.resume = [args.resume, *args.overrides], ""
+        folder = Path(args.resume) if args.resume else load_config(args.config, args.overrides).run_folder
+        checkpoint = load_checkpoint(folder / "checkpoints.pth" if not folder.is_file() else folder)
+        loaded = unpack_model(checkpoint, folder, args.overrides)
+        config = loaded.config
+    else:
+        config = load_config(args.config, args.overrides)
+        if (config.run_folder / "checkpoints.pth").exists() and not args.overwrite:
+            raise UserError(
+                f"{config.run_folder} holds a run already; go on with it by --resume, start over by "
+                "--overwrite, or give the new one a name with run.name=NAME"
+            )
+
+    table = find_data(config)
+    seed_everything(config.run.seed, config.run.deterministic)
+    device = pick_device(config.run.device)
+    precision = pick_precision(config.run.precision, device)
+
+    if checkpoint:
+        model, vocabulary = loaded.model, Vocabulary(loaded.words)
+        transform = ImageTransform.from_dict(loaded.transform)
+    elif config.train.init_from:
+        loaded = load_model(config.train.init_from)
+        vocabulary, transform = Vocabulary(loaded.words), ImageTransform.from_dict(loaded.transform)
+        model = build_model(config, len(vocabulary))
+        model.load_state_dict(loaded.model.state_dict())
+    else:
+        vocabulary = find_vocabulary(config, table)
+        transform = transform_for(config.encoder.name, config.encoder.weights, config.encoder.image_size)
+        model = build_model(config, len(vocabulary))
+    model.to(device)
+    describe(config, model, vocabulary, device, precision)
+
+    train_set, val_set = make_datasets(
+        config, table, ("train", "val"), vocabulary, model, transform, device, precision
+    )
+    run = Run(
+        config, model, vocabulary, transform, train_set, val_set, references(table, "val"), device, precision
+    )
+    if checkpoint:
+        run.load(checkpoint["training"])
+    return run.train()
+
+
+def find_data(config: Config):
+    """The captions table, its pictures checked; the built-in sample is drawn if it is asked for."""
+    captions = config.data.captions
+    if not captions.exists():
+        if captions.parent == SAMPLE_FOLDER:
+            draw_sample(SAMPLE_FOLDER)
+        else:
+            raise UserError(
+                f"no data: looked for {captions.absolute()} and {config.data.images.absolute()}/; get "
+                "Flickr8k (Kaggle's 'flickr8k' has pictures and captions), put captions.csv and images/ "
+                "there, or try the built-in sample: python train.py --config configs/sample.yaml"
+            )
+    table = read_captions(captions)
+    check_images(table, config.data.images)
+    return table
+
+
+def find_vocabulary(config: Config, table) -> Vocabulary:
+    """vocab.json beside the captions, if build_vocab.py has written one; else that of the training split."""
+    path = config.data.captions.parent / "vocab.json"
+    if path.exists():
+        print(f"vocabulary: {path}")
+        return Vocabulary.load(path)
+    return Vocabulary.build(table.loc[table["split"] == "train", "caption"], config.data.min_freq)
+
+
+def describe(config: Config, model, vocabulary: Vocabulary, device, precision) -> None:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    print(
+        f"{config.run.name}: {config.encoder.name} + {config.decoder.kind} decoder, {len(vocabulary):,} "
+        f"words, {trained / 1e6:.1f} M parameters trained, {frozen / 1e6:.1f} M frozen, "
+        f"{str(precision).removeprefix('torch.')} on {device}"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
