@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
 
     table = read_captions(config.data.captions)

@@ -68,7 +68,7 @@ def parse_arguments():
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:

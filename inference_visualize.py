@@ -94,7 +94,7 @@ def parse_arguments():
     )
     parser.add_argument("--seed", type=int, help="seed of sampling (the run's)")
     parser.add_argument("--attention", action="store_true", help="also a sheet of where each word looked")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.limit is not None and args.limit < 1:
         parser.error("--limit takes a number from 1")
     if args.temperature is None and (args.top_k or args.top_p):

@@ -43,7 +43,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def main() -> int:

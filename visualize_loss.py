@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output", type=Path, metavar="FILE",
         help="png, svg or pdf (default: loss_curve.png in the run's folder; for several runs in this one)",
     )  # fmt: skip
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def summary(logs: list[Path]) -> str:

@@ -23,10 +23,9 @@ from utils import PAD
 class WordOutput(nn.Module):
     """Hidden state -> a logit per word, with the embeddings' own weights when tied (Press and Wolf, 2017)."""
 
-    def __init__(self, hidden_dim: int, embedding: nn.Embedding, tie: bool, dropout: float):
+    def __init__(self, hidden_dim: int, embedding: nn.Embedding, tie: bool):
         super().__init__()
         words, embed_dim = embedding.weight.shape
-        self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(hidden_dim, embed_dim) if tie else nn.Identity()
         self.score = nn.Linear(embed_dim if tie else hidden_dim, words)
         if tie:
@@ -34,7 +33,7 @@ class WordOutput(nn.Module):
         nn.init.zeros_(self.score.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.score(self.dropout(self.project(hidden)))
+        return self.score(self.project(hidden))
 
 
 def make_embedding(words: int, dim: int) -> nn.Embedding:
@@ -83,7 +82,7 @@ class LSTMDecoder(nn.Module):
         self.lstm = nn.LSTM(
             embed_dim, hidden_dim, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
         )
-        self.output = WordOutput(hidden_dim, self.embedding, tie, dropout)
+        self.output = WordOutput(hidden_dim, self.embedding, tie)
 
     def start(self, grid: torch.Tensor) -> LSTMState:
         """The state after the picture. What would be said there is `<sos>`, a constant, so not computed."""
@@ -142,7 +141,7 @@ class AttentionDecoder(nn.Module):
         self.from_context = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
         self.from_hidden = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
         self.deep = nn.Linear(2 * hidden_dim + embed_dim, hidden_dim)
-        self.output = WordOutput(hidden_dim, self.embedding, tie, dropout)
+        self.output = WordOutput(hidden_dim, self.embedding, tie)
 
     def start(self, grid: torch.Tensor) -> AttentionState:
         cells = self.dropout(self.cells(grid))

@@ -55,7 +55,7 @@ def test_the_regulariser_is_zero_for_even_attention_and_the_number_worked_out_by
     even[0, 2] = 0  # padding; the first caption sums to (1, 1), the second to (1.5, 1.5)
     base = float(caption_loss(toy_logits(), CAPTIONS).objective)
     loss = caption_loss(toy_logits(), CAPTIONS, even, attention_weight=2.0)
-    assert float(loss.objective) - base == pytest.approx(2.0 * (0 + 2 * 0.5**2) / 2)
+    assert float(loss.objective) - base == pytest.approx(2.0 * (0 + 0.5**2) / 2)
 
 
 def test_top5_counts_the_tokens_whose_word_is_among_the_five_likeliest():

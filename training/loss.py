@@ -31,8 +31,9 @@ def caption_loss(
         alphas: (M, T - 1, L), zero where there is padding.
         label_smoothing: share of the target's probability that is spread evenly over all words (Szegedy et
             al., 2016).
-        attention_weight: weight of the doubly stochastic regulariser, the sum over cells of (1 - sum over
-            steps of alpha)^2, mean over captions (Xu et al., 2015, equation 14).
+        attention_weight: weight of the doubly stochastic regulariser, (1 - sum over steps of alpha)^2 (Xu et
+            al., 2015, equation 14); its mean over cells, where the paper sums, since the cross entropy is
+            the mean over tokens, where the paper sums: else it would force attention to be even.
     """
     targets = captions[:, 1:]
     real = targets != PAD
@@ -42,7 +43,7 @@ def caption_loss(
     objective = (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=1).sum()
     objective = objective / tokens
     if alphas is not None and attention_weight:
-        objective = objective + attention_weight * (1 - alphas.sum(dim=1)).square().sum(dim=1).mean()
+        objective = objective + attention_weight * (1 - alphas.sum(dim=1)).square().mean()
     with torch.no_grad():
         top5 = ((log_probs > target).sum(dim=1) < 5).sum()
     return CaptionLoss(objective, nll.detach(), top5, tokens)

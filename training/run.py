@@ -45,6 +45,7 @@ class Run:
         self.trainer = Trainer(model, config, self.steps_per_epoch, device, precision)
         self.scorer = Scorer(val_references)
         self.averages = Averages(device)  # of the epoch so far
+        self.interval = Averages(device)  # since the last row of the log
         self.epoch, self.batch = 1, 0  # where the run is: this epoch, this many of its batches done
         self.best, self.best_epoch = None, 0  # best monitored figure, and its epoch
         self.seconds_before, self.started = 0.0, time.monotonic()  # training time, across resumes
@@ -63,6 +64,9 @@ class Run:
                 print(f"stopped in epoch {self.epoch}; go on with: python train.py --resume {self.folder}")
                 return 130
             self.finish_epoch()
+        if self.epoch <= self.config.train.epochs:
+            config = self.config.train
+            print(f"stopped early: no better {config.monitor} for {config.patience} epochs")
         self.say_goodbye()
         return 0
 
@@ -88,23 +92,23 @@ class Run:
         config, trainer = self.config.train, self.trainer
         batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
         loader = make_loader(self.train_set, batches[self.batch :], self.config.data.workers, self.device)
-        interval, captions, began = Averages(self.device), 0, time.monotonic()
+        captions, began = 0, time.monotonic()
         self.model.train()
         title = f"epoch {self.epoch}/{config.epochs}"
         with Progress(len(batches), title, "batch", initial=self.batch) as progress:
             for batch in loader:
                 loss = trainer.step(batch)
                 self.averages.add(loss)
-                interval.add(loss)
+                self.interval.add(loss)
                 captions += len(batch.captions)
                 self.batch += 1
                 if trainer.steps % config.log_every == 0:
-                    figures = self.check(interval.read())
+                    figures = self.check(self.interval.read())
                     self.log.add(**self.row("step"), **prefixed("train", figures))
                     rate = captions / (time.monotonic() - began)
                     shown = "loss {loss:.3f}, perplexity {perplexity:.1f}".format(**figures)
                     progress.note(f"{shown}, {rate:.0f} captions/s")
-                    interval = Averages(self.device)
+                    self.interval = Averages(self.device)
                 progress.update()
                 if self.stopping:
                     return
@@ -180,6 +184,7 @@ class Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "averages": self.averages.sums.tolist(),
+            "interval": self.interval.sums.tolist(),
             "best": self.best,
             "best_epoch": self.best_epoch,
             "seconds": self.seconds(),
@@ -192,6 +197,7 @@ class Run:
         self.epoch, self.batch = training["epoch"], training["batch"]
         self.best, self.best_epoch = training["best"], training["best_epoch"]
         self.averages = Averages(self.device, training["averages"])
+        self.interval = Averages(self.device, training["interval"])
         self.seconds_before, self.started = training["seconds"], time.monotonic()
         self.log = LossLog(self.folder / "loss_log.txt", training["history"])
         self.log.add(event="resume", epoch=self.epoch, step=training["steps"])

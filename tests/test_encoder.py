@@ -1,0 +1,147 @@
+"""The CNN encoder: grids, frozen and trained stages, weights that are what they claim."""
+
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+
+from models.encoder import EncoderCNN
+from utils import UserError
+
+IMAGES = torch.randn(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "channels"),
+    [
+        ("resnet18", 4, 512),
+        ("mobilenet_v2", 4, 1280),
+        ("efficientnet_b0", 4, 1280),
+        ("regnet_x_400mf", 4, 400),
+    ],
+)
+def test_the_grid_is_that_of_the_last_stage(name, cells, channels):
+    encoder = EncoderCNN(name, "none").eval()
+    assert encoder(IMAGES).shape == (2, cells, channels)
+    assert encoder.dim == channels
+
+
+def test_the_grid_is_what_torchvisions_own_layers_give():
+    encoder = EncoderCNN("resnet18", "none").eval()
+    whole = torchvision.models.resnet18().eval()
+    whole.load_state_dict(encoder.backbone.state_dict(), strict=False)
+    with torch.no_grad():
+        pooled = encoder(IMAGES).mean(dim=1)
+        torch.testing.assert_close(whole.fc(pooled), whole(IMAGES), rtol=1e-4, atol=1e-4)
+
+
+def test_an_earlier_stage_gives_a_finer_grid_and_the_later_ones_are_dropped():
+    encoder = EncoderCNN("resnet18", "none", layer="layer2")
+    assert encoder(IMAGES).shape == (2, 64, 128)
+    assert not hasattr(encoder.backbone, "layer3")
+
+
+def test_the_grid_is_resampled_where_asked():
+    assert EncoderCNN("resnet18", "none", grid=3)(IMAGES).shape == (2, 9, 512)
+
+
+def test_cells_come_row_by_row():
+    encoder = EncoderCNN("resnet18", "none", layer="conv1").eval()
+    images = torch.zeros(1, 3, 64, 64)
+    images[:, :, :4] = 5  # something in the top rows only
+    energy = encoder(images)[0].abs().sum(dim=1).view(32, 32)
+    assert energy[0].min() > 0
+    assert energy[20].max() == 0
+
+
+def state_of(encoder):
+    return {key: value.clone() for key, value in encoder.backbone.state_dict().items()}
+
+
+def train_a_step(encoder):
+    encoder.train()
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    grid = encoder(IMAGES)
+    if parameters:
+        torch.optim.SGD(parameters, 0.1)
+        grid.square().mean().backward()
+        with torch.no_grad():
+            for p in parameters:
+                p -= 0.1 * p.grad
+
+
+def test_frozen_means_frozen_statistics_too():
+    encoder = EncoderCNN("resnet18", "none")
+    before = state_of(encoder)
+    train_a_step(encoder)
+    assert all(torch.equal(before[key], value) for key, value in state_of(encoder).items())
+    assert not encoder(IMAGES).requires_grad
+
+
+def test_fine_tuning_from_a_stage_trains_exactly_that():
+    encoder = EncoderCNN("resnet18", "none", fine_tune="layer4")
+    before = state_of(encoder)
+    train_a_step(encoder)
+    for key, value in state_of(encoder).items():
+        assert torch.equal(before[key], value) != key.startswith("layer4"), key
+
+
+def test_an_unknown_stage_names_those_there_are():
+    with pytest.raises(UserError, match=r"encoder\.fine_tune=layer9: .*layer3, layer4"):
+        EncoderCNN("resnet18", "none", fine_tune="layer9")
+    with pytest.raises(UserError, match=r"encoder\.layer=layer9"):
+        EncoderCNN("resnet18", "none", layer="layer9")
+
+
+@pytest.mark.parametrize(
+    "wrap", [dict, lambda s: {"state_dict": s}, lambda s: {f"module.{k}": v for k, v in s.items()}]
+)
+def test_weights_from_a_file_are_found_in_their_wrapping(tmp_path, wrap):
+    whole = torchvision.models.resnet18()
+    torch.save(wrap(whole.state_dict()), tmp_path / "w.pth")
+    encoder = EncoderCNN("resnet18", str(tmp_path / "w.pth"))
+    assert torch.equal(encoder.backbone.conv1.weight, whole.conv1.weight)
+    assert torch.equal(encoder.backbone.layer4[1].bn2.running_var, whole.layer4[1].bn2.running_var)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
+    for other in ("resnet50", "mobilenet_v2"):
+        with pytest.raises(UserError, match=f"not weights of {other}"):
+            EncoderCNN(other, str(tmp_path / "w.pth"))
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"not a file that torch\.load reads"):
+        EncoderCNN("resnet18", str(tmp_path / "w.pth"))
+    with pytest.raises(UserError, match="no file at"):
+        EncoderCNN("resnet18", "IMAGENET")
+
+
+def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    with pytest.raises(UserError, match=r"fetch https://\S+resnet18\S+\.pth .*checkpoints.*encoder\.weights"):
+        EncoderCNN("resnet18", "IMAGENET1K_V1")
+
+
+def test_the_digest_is_that_of_the_weights():
+    torch.manual_seed(0)
+    a = EncoderCNN("resnet18", "none")
+    torch.manual_seed(0)
+    b = EncoderCNN("resnet18", "none")
+    assert a.digest() == b.digest()
+    with torch.no_grad():
+        b.backbone.layer4[1].bn2.running_mean[3] += 1e-6
+    assert a.digest() != b.digest()
+
+
+@pytest.mark.parametrize("name", ["resnet5", "fasterrcnn_resnet50_fpn_v9"])
+def test_an_unknown_model_is_named(name):
+    with pytest.raises(UserError, match=f"encoder.name={name}"):
+        EncoderCNN(name, "none")

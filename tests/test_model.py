@@ -1,0 +1,115 @@
+"""One file is the model."""
+
+import pytest
+import torch
+
+from models.encoder import EncoderCNN
+from models.model import build_model, load_model, pack_model
+from models.search import SearchOptions
+from tests.conftest import tiny
+from utils import UserError, save_checkpoint
+
+WORDS = ["<pad>", "<sos>", "<eos>", "<unk>", "a", "dog"]
+TRANSFORM = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+IMAGES = torch.randn(3, 3, 32, 32)
+
+
+def save(tmp_path, config, model=None):
+    model = model or build_model(config, len(WORDS))
+    save_checkpoint(tmp_path / "best.pth", pack_model(model, config, WORDS, TRANSFORM))
+    return model
+
+
+@pytest.mark.parametrize(
+    "decoder", [{"kind": "attention"}, {"kind": "lstm", "layers": 2}, {"tie_embeddings": False}]
+)
+def test_a_checkpoint_is_the_whole_model(tmp_path, decoder):
+    config = tiny(tmp_path, decoder=decoder)
+    model = save(tmp_path, config).eval()
+    loaded = load_model(tmp_path / "best.pth")
+    assert loaded.words == WORDS
+    assert loaded.transform == TRANSFORM
+    assert loaded.config == config
+    options = SearchOptions(beam=3, max_length=5)
+    assert torch.equal(model.caption(IMAGES, options).tokens, loaded.model.caption(IMAGES, options).tokens)
+
+
+def downloads(monkeypatch, seed):
+    """torchvision's download replaced by random weights of a seed."""
+
+    def fake(name, entry):
+        torch.manual_seed(seed)
+        return EncoderCNN(name, "none").backbone.state_dict()
+
+    monkeypatch.setattr("models.encoder.download", fake)
+
+
+def test_a_frozen_encoder_with_torchvisions_weights_is_recorded_by_name(tmp_path, monkeypatch):
+    downloads(monkeypatch, 1)
+    config = tiny(tmp_path, encoder={"weights": "IMAGENET1K_V1"})
+    model = save(tmp_path, config).eval()
+    kept = torch.load(tmp_path / "best.pth", weights_only=True)["model"]
+    assert all(key.startswith("decoder.") for key in kept)
+    loaded = load_model(tmp_path / "best.pth")
+    assert torch.equal(loaded.model.encoder(IMAGES), model.encoder(IMAGES))
+
+
+def test_other_weights_under_the_same_name_are_noticed(tmp_path, monkeypatch):
+    downloads(monkeypatch, 1)
+    save(tmp_path, tiny(tmp_path, encoder={"weights": "IMAGENET1K_V1"}))
+    downloads(monkeypatch, 2)
+    with pytest.raises(UserError, match="not those it was trained with"):
+        load_model(tmp_path / "best.pth")
+
+
+@pytest.mark.parametrize("fine_tune", ["none", "layer1"])
+def test_weights_from_a_file_and_fine_tuned_ones_are_stored(tmp_path, monkeypatch, fine_tune):
+    downloads(monkeypatch, 1)
+    weights = tmp_path / "w.pth"
+    torch.save(EncoderCNN("resnet18", "none").backbone.state_dict(), weights)
+    name = str(weights) if fine_tune == "none" else "IMAGENET1K_V1"
+    model = save(tmp_path, tiny(tmp_path, encoder={"weights": name, "fine_tune": fine_tune})).eval()
+    weights.unlink()
+    downloads(monkeypatch, 2)
+    loaded = load_model(tmp_path / "best.pth")
+    assert torch.equal(loaded.model.encoder(IMAGES), model.encoder(IMAGES))
+
+
+def test_search_may_be_changed_after_training_but_not_the_model(tmp_path):
+    save(tmp_path, tiny(tmp_path))
+    assert load_model(tmp_path / "best.pth", ["search.beam=7"]).config.search.beam == 7
+    with pytest.raises(UserError, match="part of the model"):
+        load_model(tmp_path / "best.pth", ["decoder.hidden_dim=32"])
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint at"):
+        load_model(tmp_path / "best.pth")
+    (tmp_path / "best.pth").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load_model(tmp_path / "best.pth")
+    save_checkpoint(tmp_path / "best.pth", {"format": 99})
+    with pytest.raises(UserError, match="format 99"):
+        load_model(tmp_path / "best.pth")
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, tiny(tmp_path))
+    before = (tmp_path / "best.pth").read_bytes()
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", fail)
+    with pytest.raises(UserError, match="No space left"):
+        save_checkpoint(tmp_path / "best.pth", {"format": 1})
+    assert (tmp_path / "best.pth").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pth"]
+
+
+def test_cached_features_and_pictures_give_the_same_captions(tmp_path):
+    model = build_model(tiny(tmp_path), len(WORDS)).eval()
+    with torch.no_grad():
+        grid = model.encoder(IMAGES)
+    options = SearchOptions(beam=2, max_length=5)
+    assert torch.equal(model.caption(IMAGES, options).tokens, model.caption(grid, options).tokens)

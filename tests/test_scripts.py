@@ -1,0 +1,291 @@
+"""The scripts, from the shell, on a tiny dataset."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.conftest import tiny, write_dataset
+
+ROOT = Path(__file__).parents[1]
+# One thread each: the tests themselves run side by side.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def command(script: str, *arguments) -> list[str]:
+    return [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
+
+
+def run(folder: Path, script: str, *arguments, status: int = 0) -> str:
+    """Run a script in `folder`; returns what it printed, after checking its exit status."""
+    done = subprocess.run(
+        command(script, *arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    if status == 2:
+        assert "Traceback" not in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stderr.startswith("error: ")
+    return done.stdout + done.stderr
+
+
+def write_config(folder: Path, **sections) -> Path:
+    """A tiny configuration over the dataset in `folder`/data, as a file."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny(folder / "data", **sections).as_dict()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a dataset, tiny.yaml and a finished run in runs/tiny."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_dataset(folder / "data")
+    config = write_config(
+        folder, encoder={"fine_tune": "all"}, train={"epochs": 12, "patience": 12}, decoder={"dropout": 0.0}
+    )
+    text = run(folder, "train", "--config", config)
+    (folder / "train.txt").write_text(text)
+    return folder
+
+
+def test_training_ends_with_scores_and_the_next_commands(trained):
+    text = (trained / "train.txt").read_text()
+    assert "Validation scores with beam 2" in text
+    assert "python inference_visualize.py" in text
+    assert "python visualize_loss.py" in text
+    files = {path.name for path in (trained / "runs" / "tiny").iterdir()}
+    assert files >= {
+        "config.yaml",
+        "best.pth",
+        "checkpoints.pth",
+        "loss_log.txt",
+        "vocab.json",
+        "loss_curve.png",
+    }
+
+
+def test_the_log_has_a_row_per_interval_and_one_per_epoch(trained):
+    log = pd.read_csv(trained / "runs" / "tiny" / "loss_log.txt")
+    assert (log["event"] == "epoch").sum() == 12
+    assert (log["event"] == "step").sum() == 12 * 4 // 2
+    epochs = log[log["event"] == "epoch"]
+    assert epochs["step"].tolist() == [4 * n for n in range(1, 13)]
+    assert (
+        epochs[["train_loss", "val_loss", "val_perplexity", "val_top5", "BLEU-4", "CIDEr"]]
+        .notna()
+        .all(axis=None)
+    )
+    assert epochs["train_loss"].iloc[-1] < epochs["train_loss"].iloc[0] / 2
+
+
+def test_a_run_is_not_overwritten_by_mistake(trained):
+    text = run(trained, "train", "--config", trained / "tiny.yaml", status=2)
+    assert "--resume" in text
+    assert "--overwrite" in text
+
+
+def test_evaluation_writes_scores_and_captions(trained):
+    text = run(trained, "evaluate", "--split", "test", "--beam", "3")
+    scores = json.loads((trained / "runs/tiny/eval-test/scores.json").read_text())
+    captions = json.loads((trained / "runs/tiny/eval-test/captions.json").read_text())
+    assert [row["image_id"] for row in captions] == ["20.png", "21.png", "22.png", "23.png"]
+    assert 0 < scores["BLEU-1"] <= 1
+    assert f"{scores['BLEU-4']:.4f}" in text
+    # What the evaluation wrote scores the same as captions from anywhere.
+    run(
+        trained, "evaluate", "--config", "tiny.yaml", "--predictions", "runs/tiny/eval-test/captions.json",
+        "--output", "again",
+    )  # fmt: skip
+    again = json.loads((trained / "again" / "scores.json").read_text())
+    assert again["BLEU-4"] == scores["BLEU-4"]
+    assert again["CIDEr"] == scores["CIDEr"]
+
+
+def test_predictions_for_other_images_are_refused(trained):
+    (trained / "p.json").write_text(json.dumps([{"image_id": "x.png", "caption": "a dog"}]))
+    text = run(trained, "evaluate", "--config", "tiny.yaml", "--predictions", "p.json", status=2)
+    assert "x.png" in text
+    (trained / "p.json").write_text("{")
+    assert "p.json" in run(trained, "evaluate", "--config", "tiny.yaml", "--predictions", "p.json", status=2)
+
+
+def test_pictures_are_captioned_and_one_that_cannot_be_read_is_skipped(trained):
+    folder = trained / "pictures"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (60, 40), (200, 30 * i, 0)).save(folder / f"a <b> {i}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    text = run(trained, "inference_visualize", "pictures", "--attention", "--output", "out", status=1)
+    assert "broken.jpg" in text
+    rows = json.loads((trained / "out" / "captions.json").read_text())
+    assert [Path(row["image"]).name for row in rows] == [f"a <b> {i}.png" for i in range(3)]
+    for row in rows:
+        assert row["caption"] == " ".join(word for word, _ in row["words"])
+        assert all(0 < probability <= 1 for _, probability in row["words"])
+    captioned = Image.open(trained / "out" / "a <b> 0_captioned.jpg")
+    assert captioned.width >= 60
+    assert (trained / "out" / "a <b> 0_attention.jpg").exists()
+    page = (trained / "out" / "captions_result.html").read_text()
+    assert rows[0]["caption"] in page
+    assert "a <b>" not in page
+
+
+def test_pictures_may_be_files_folders_and_globs_and_sampling_repeats(trained):
+    first = trained / "data" / "images" / "00.png"
+    arguments = (
+        first,
+        "data/images/0[1-3].png",
+        "--temperature",
+        "1.0",
+        "--seed",
+        "3",
+        "search.max_length=4",
+    )
+    for output in ("s1", "s2"):
+        run(trained, "inference_visualize", *arguments, "--output", output)
+    rows = [json.loads((trained / output / "captions.json").read_text()) for output in ("s1", "s2")]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
+    assert all(len(row["words"]) <= 4 for row in rows[0])
+
+
+def test_no_picture_at_all_is_an_error(trained):
+    assert "nowhere" in run(trained, "inference_visualize", "nowhere/*.jpg", status=2)
+
+
+def test_the_same_pixels_give_the_same_caption_in_evaluation_and_inference(trained):
+    run(trained, "evaluate", "--split", "val")
+    evaluated = json.loads((trained / "runs/tiny/eval-val/captions.json").read_text())
+    images = [trained / "data/images" / row["image_id"] for row in evaluated]
+    run(trained, "inference_visualize", *images, "--output", "same")
+    captioned = json.loads((trained / "same" / "captions.json").read_text())
+    assert [row["caption"] for row in captioned] == [row["caption"] for row in evaluated]
+
+
+def test_the_curves_are_drawn_of_the_newest_run(trained):
+    (trained / "runs/tiny/loss_curve.png").unlink()
+    text = run(trained, "visualize_loss")
+    assert "tiny" in text
+    assert (trained / "runs/tiny/loss_curve.png").exists()
+
+
+def test_the_vocabulary_is_built_and_then_used_by_training(tmp_path):
+    write_dataset(tmp_path / "data")
+    config = write_config(tmp_path, train={"epochs": 1})
+    text = run(tmp_path, "build_vocab", "--config", config, "data.min_freq=6")
+    assert "cover" in text
+    words = json.loads((tmp_path / "data" / "vocab.json").read_text())["words"]
+    assert "the" in words
+    run(tmp_path, "train", "--config", config)
+    assert json.loads((tmp_path / "runs/tiny/vocab.json").read_text())["words"] == words
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def same_end(a: Path, b: Path) -> None:
+    """Two run folders ended alike: the same weights, bit for bit, and the same figures in the log."""
+    for name in ("checkpoints.pth", "best.pth"):
+        one, other = weights(a / name), weights(b / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    logs = [pd.read_csv(folder / "loss_log.txt").drop(columns="seconds") for folder in (a, b)]
+    logs = [log[log["event"] != "resume"].reset_index(drop=True) for log in logs]
+    pd.testing.assert_frame_equal(*logs)
+
+
+@pytest.mark.parametrize("features", ["cached features", "pictures"])
+def test_a_killed_run_resumed_ends_bit_for_bit_where_the_whole_one_ends(tmp_path, features):
+    write_dataset(tmp_path / "data")
+    config = write_config(
+        tmp_path,
+        encoder={"fine_tune": "none" if features == "cached features" else "layer1"},
+        data={"augment": ["crop"], "captions_per_image": 1, "workers": 1},
+        train={
+            "epochs": 4,
+            "checkpoint_every": 1,
+            "average": 0.9,
+            "schedule": "plateau",
+            "plateau_patience": 0,
+        },
+    )
+    run(tmp_path, "train", "--config", config, "run.name=whole")
+    killed = tmp_path / "runs" / "killed"
+    process = subprocess.Popen(
+        command("train", "--config", config, "run.name=killed"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while (
+        not (killed / "checkpoints.pth").exists() and process.poll() is None and time.monotonic() < deadline
+    ):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert torch.load(killed / "checkpoints.pth", weights_only=True)["training"]["epoch"] < 4, (
+        "killed too late"
+    )
+    run(tmp_path, "train", "--resume", killed)
+    same_end(tmp_path / "runs" / "whole", killed)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    write_dataset(tmp_path / "data")
+    config = write_config(tmp_path, train={"epochs": 3, "log_every": 1})
+    run(tmp_path, "train", "--config", config, "run.name=whole")
+    process = subprocess.Popen(
+        command("train", "--config", config, "run.name=stopped"), cwd=tmp_path, env=ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    log = tmp_path / "runs" / "stopped" / "loss_log.txt"
+    while not (log.exists() and len(log.read_text().splitlines()) > 2) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "python train.py --resume runs/stopped" in text.replace(f"{tmp_path}/", "")
+    run(tmp_path, "train", "--resume", "runs/stopped")
+    same_end(tmp_path / "runs" / "whole", tmp_path / "runs" / "stopped")
+
+
+def test_training_starts_from_another_runs_weights_and_words(trained):
+    text = run(
+        trained, "train", "--config", "tiny.yaml", "run.name=second", "train.epochs=1", "train.lr=1e-9",
+        "train.encoder_lr=1e-9", "train.init_from=runs/tiny/best.pth",
+    )  # fmt: skip
+    first = pd.read_csv(trained / "runs" / "tiny" / "loss_log.txt")
+    second = pd.read_csv(trained / "runs" / "second" / "loss_log.txt")
+    best = first["CIDEr"].max()
+    assert second["CIDEr"].max() == pytest.approx(best, abs=0.02), text
+
+
+def test_no_data_says_where_it_looked_and_what_to_do(tmp_path):
+    text = run(tmp_path, "train", status=2)
+    assert str(tmp_path / "archive" / "captions.csv") in text
+    assert "Flickr8k" in text
+    assert "python train.py --config configs/sample.yaml" in text
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "build_vocab"])
+def test_a_misspelt_key_is_one_line_with_the_right_spelling(trained, script):
+    assert "did you mean 'data.captions'" in run(trained, script, "data.caption=x", status=2)
+
+
+@pytest.mark.parametrize(
+    "script", ["train", "evaluate", "build_vocab", "inference_visualize", "visualize_loss"]
+)
+def test_every_script_has_help(tmp_path, script):
+    assert "usage:" in run(tmp_path, script, "--help")
