@@ -7,6 +7,7 @@ from pathlib import Path
 
 from config import DEFAULT_CONFIG, argument_parser, load_config
 from data.captions import read_captions
+from data.sample import draw_if_asked
 from data.vocab import SPECIAL, Vocabulary, count_words
 from utils import run_script
 
@@ -29,6 +30,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
 
+    draw_if_asked(config.data.captions)
     table = read_captions(config.data.captions)
     captions = table.loc[table["split"] == "train", "caption"]
     vocabulary = Vocabulary.build(captions, config.data.min_freq)

@@ -50,7 +50,7 @@ def main() -> int:
     unreadable: list[str] = []
     results: list[Result] = []
     names = output_names(paths)
-    with Progress(len(paths), "captions", "picture") as progress:
+    with Progress(len(paths), "captions", "pictures") as progress:
         for batch in read_batches(paths, transform, unreadable):
             pixels = torch.stack([tensor for _, _, tensor in batch])
             [captions] = caption_batches(loaded.model, [pixels], options, device, precision)

@@ -9,7 +9,7 @@ LINE_EVERY = 15  # seconds between plain lines
 
 
 class Progress:
-    """`with Progress(total, "features", "picture") as progress: … progress.update(n)`.
+    """`with Progress(total, "features", "pictures") as progress: … progress.update(n)`.
 
     Shows the count, the rate and the time left, and whatever `note` was last given.
     """
@@ -21,7 +21,7 @@ class Progress:
         self.started = self.printed = time.monotonic()
         self.text = ""
         self.bar = tqdm(
-            total=total, initial=initial, desc=title, unit=unit, leave=keep, dynamic_ncols=True,
+            total=total, initial=initial, desc=title, unit=f" {unit}", leave=keep, dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
         )  # fmt: skip
 
@@ -46,6 +46,6 @@ class Progress:
             left = (self.total - self.done) / rate
             note = f", {self.text}" if self.text else ""
             print(
-                f"{self.title}: {self.done}/{self.total} {self.unit}s, {rate:.1f}/s, {left:.0f} s left{note}",
+                f"{self.title}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s, {left:.0f} s left{note}",
                 flush=True,
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from config import DEFAULT_CONFIG, Config, argument_parser, load_config
 from data.captions import check_images, read_captions, references
-from data.sample import draw_sample
+from data.sample import draw_if_asked
 from data.transforms import ImageTransform, transform_for
 from data.vocab import Vocabulary
 from models.model import build_model, load_model, unpack_model
@@ -19,8 +19,6 @@ from utils import (
     run_script,
     seed_everything,
 )
-
-SAMPLE_FOLDER = Path("archive/sample")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -99,15 +97,13 @@ def main() -> int:
 def find_data(config: Config):
     """The captions table, its pictures checked; the built-in sample is drawn if it is asked for."""
     captions = config.data.captions
+    draw_if_asked(captions)
     if not captions.exists():
-        if captions.parent == SAMPLE_FOLDER:
-            draw_sample(SAMPLE_FOLDER)
-        else:
-            raise UserError(
-                f"no data: looked for {captions.absolute()} and {config.data.images.absolute()}/; get "
-                "Flickr8k (Kaggle's 'flickr8k' has pictures and captions), put captions.csv and images/ "
-                "there, or try the built-in sample: python train.py --config configs/sample.yaml"
-            )
+        raise UserError(
+            f"no data: looked for {captions.absolute()} and {config.data.images.absolute()}/; get Flickr8k "
+            "(Kaggle's 'flickr8k' has pictures and captions), put captions.csv and images/ there, or try the "
+            "built-in sample: python train.py --config configs/sample.yaml"
+        )
     table = read_captions(captions)
     check_images(table, config.data.images)
     return table

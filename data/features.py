@@ -127,7 +127,7 @@ def fill(store, identity, encode, images, wanted, transform, augment, workers, b
         )
         with (
             open(store / "grids.f16", "ab") as file,
-            Progress(len(missing), "features", "picture") as progress,
+            Progress(len(missing), "features", "pictures") as progress,
         ):
             for batch in loader:
                 index["shape"], row = append(file, encode, batch)

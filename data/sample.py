@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
+from progress import Progress
 from utils import UserError, run_script
 
-SIDE = (
-    128  # pixels: large enough to be looked at in a README, not far above the 96 that the sample model sees
-)
+SAMPLE_FOLDER = Path("archive/sample")
+
+SIDE = 128  # pixels: large enough to be looked at, not far above the 96 that the sample model sees
 SUPERSAMPLING = 4  # drawn this many times larger and averaged down, which smooths the edges
 
 # Far enough apart in hue or brightness that the jitter below makes none look like another.
@@ -91,6 +91,12 @@ class Scene(NamedTuple):
     where: str
 
 
+def draw_if_asked(captions: Path) -> None:
+    """Draw the sample if `captions` is its captions file and is not there yet."""
+    if captions.parent == SAMPLE_FOLDER and not captions.exists():
+        draw_sample(SAMPLE_FOLDER)
+
+
 def draw_sample(folder: Path, scenes: int = 1200, seed: int = 0) -> None:
     """Write `folder/images/scene_0001.png` ... and `folder/captions.csv` (columns image, caption, split).
 
@@ -124,11 +130,12 @@ def _write(folder: Path, scenes: int, seed: int) -> None:
     with open(folder / "captions.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["image", "caption", "split"])
-        progress = tqdm(invented, desc="drawing the sample dataset", unit="scene", disable=None)
-        for number, (scene, split) in enumerate(zip(progress, splits, strict=True), start=1):
-            image = f"scene_{number:04d}.png"
-            (folder / "images" / image).write_bytes(encode_png(draw_scene(scene, rng)))
-            table.writerows([image, caption, split] for caption in describe(scene))
+        with Progress(scenes, "drawing the sample", "scenes") as progress:
+            for number, (scene, split) in enumerate(zip(invented, splits, strict=True), start=1):
+                image = f"scene_{number:04d}.png"
+                (folder / "images" / image).write_bytes(encode_png(draw_scene(scene, rng)))
+                table.writerows([image, caption, split] for caption in describe(scene))
+                progress.update()
 
 
 def invent_scenes(count: int, rng: random.Random) -> list[Scene]:
@@ -240,7 +247,7 @@ def encode_png(picture: Image.Image) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data.sample", description="Draw the sample dataset.")
-    parser.add_argument("folder", nargs="?", type=Path, default="archive/sample", help="default: %(default)s")
+    parser.add_argument("folder", nargs="?", type=Path, default=SAMPLE_FOLDER, help="default: %(default)s")
     arguments = parser.parse_args()
     draw_sample(arguments.folder)
     print(f"Drew the sample dataset into {arguments.folder}: captions.csv and images/.")

@@ -20,6 +20,22 @@ from models.attention import SoftAttention
 from utils import PAD
 
 
+class WordEmbedding(nn.Embedding):
+    """Embeddings of unit variance, kept as small weights that can also score words.
+
+    Tied weights have two tasks: as output they have to be small, so that the loss starts near log V; as input
+    they have to be as large as the state they meet. So the input is scaled by sqrt(dim) (Vaswani et al.,
+    2017, section 3.4); without it the LSTM hardly hears the words in the first epochs.
+    """
+
+    def __init__(self, words: int, dim: int):
+        super().__init__(words, dim)
+        nn.init.normal_(self.weight, std=dim**-0.5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens) * self.embedding_dim**0.5
+
+
 class WordOutput(nn.Module):
     """Hidden state -> a logit per word, with the embeddings' own weights when tied (Press and Wolf, 2017)."""
 
@@ -34,13 +50,6 @@ class WordOutput(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.score(self.project(hidden))
-
-
-def make_embedding(words: int, dim: int) -> nn.Embedding:
-    embedding = nn.Embedding(words, dim)
-    # Small enough for tied logits to start near zero, where the loss is log V.
-    nn.init.normal_(embedding.weight, std=dim**-0.5)
-    return embedding
 
 
 def pack_inputs(captions: torch.Tensor, embed: nn.Module) -> PackedSequence:
@@ -76,7 +85,7 @@ class LSTMDecoder(nn.Module):
         tie: bool,
     ):
         super().__init__()
-        self.embedding = make_embedding(words, embed_dim)
+        self.embedding = WordEmbedding(words, embed_dim)
         self.picture = nn.Sequential(nn.Linear(grid_dim, embed_dim), nn.LayerNorm(embed_dim))
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(
@@ -129,7 +138,7 @@ class AttentionDecoder(nn.Module):
         tie: bool,
     ):
         super().__init__()
-        self.embedding = make_embedding(words, embed_dim)
+        self.embedding = WordEmbedding(words, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.cells = nn.Sequential(nn.Linear(grid_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.ReLU())
         self.init = nn.Linear(hidden_dim, 2 * hidden_dim)

@@ -69,7 +69,7 @@ def words_of(tokens: list[int], words: list[str]) -> list[str]:
 
 def watched(batches, total: int, title: str):
     """The batches, with a progress bar that goes when they end."""
-    with Progress(total, title, "batch", keep=False) as progress:
+    with Progress(total, title, "batches", keep=False) as progress:
         for batch in batches:
             yield batch
             progress.update()

@@ -95,7 +95,7 @@ class Run:
         captions, began = 0, time.monotonic()
         self.model.train()
         title = f"epoch {self.epoch}/{config.epochs}"
-        with Progress(len(batches), title, "batch", initial=self.batch) as progress:
+        with Progress(len(batches), title, "batches", initial=self.batch) as progress:
             for batch in loader:
                 loss = trainer.step(batch)
                 self.averages.add(loss)
