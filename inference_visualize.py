@@ -39,6 +39,10 @@ def main() -> int:
     ]
     checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
     loaded = load_model(checkpoint, overrides)
+    if args.attention and loaded.config.decoder.kind != "attention":
+        raise UserError(
+            f"--attention: {checkpoint} has decoder.kind={loaded.config.decoder.kind}, without attention"
+        )
     config, transform = loaded.config, ImageTransform.from_dict(loaded.transform)
     device = pick_device(config.run.device)
     precision = pick_precision(config.run.precision, device)
@@ -63,7 +67,7 @@ def main() -> int:
         print(f"skipped {problem}", file=sys.stderr)
     if not results:
         raise UserError(f"none of the {len(paths)} pictures could be read")
-    write_results(results, args.output)
+    write_results(results, names, args.output, args.attention)
     for result in results[:10]:
         print(f"{result.path}: {result.caption}")
     if len(results) > 10:
@@ -200,42 +204,21 @@ def save_pictures(result: Result, picture: Image.Image, output: Path, name: str,
         output.mkdir(parents=True, exist_ok=True)
         captioned_picture(picture, result.caption).save(output / f"{name}_captioned.jpg", quality=92)
         if attention:
-            if result.alphas is None:
-                raise UserError(
-                    "--attention needs an attention decoder; this checkpoint has decoder.kind=lstm"
-                )
             words = [word for word, _ in result.words]
             attention_sheet(picture, words, result.alphas).save(output / f"{name}_attention.jpg", quality=92)
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error}; choose another --output") from None
 
 
-def write_results(results: list[Result], output: Path) -> None:
+def write_results(results: list[Result], names: dict[Path, str], output: Path, attention: bool) -> None:
     """captions.json and captions_result.html."""
-    names = output_names([result.path for result in results])
     rows, entries = [], []
     for r in results:
-        sheet = output / f"{names[r.path]}_attention.jpg"
-        rows.append(
-            {
-                "image": str(r.path),
-                "caption": r.caption,
-                "log_prob": r.log_prob,
-                "words": r.words,
-                "others": r.others,
-            }
-        )
+        row = {"image": str(r.path), "caption": r.caption, "log_prob": r.log_prob, "words": r.words}
+        rows.append({**row, "others": r.others})
+        sheet = output / f"{names[r.path]}_attention.jpg" if attention else None
         entries.append(
-            PageEntry(
-                str(r.path),
-                r.path,
-                r.caption,
-                r.log_prob,
-                r.words,
-                r.others,
-                (),
-                sheet if sheet.exists() else None,
-            )
+            PageEntry(str(r.path), r.path, r.caption, r.log_prob, r.words, r.others, attention_file=sheet)
         )
     with replacing(output / "captions.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")

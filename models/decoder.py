@@ -140,7 +140,7 @@ class AttentionDecoder(nn.Module):
         super().__init__()
         self.embedding = WordEmbedding(words, embed_dim)
         self.dropout = nn.Dropout(dropout)
-        self.cells = nn.Sequential(nn.Linear(grid_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.ReLU())
+        self.cells = nn.Sequential(nn.Linear(grid_dim, hidden_dim), nn.LayerNorm(hidden_dim))
         self.init = nn.Linear(hidden_dim, 2 * hidden_dim)
         self.attention = SoftAttention(hidden_dim, hidden_dim, attention_dim)
         self.gate = nn.Linear(hidden_dim, hidden_dim)

@@ -39,6 +39,8 @@ class EncoderCNN(nn.Module):
         except ValueError:
             raise UserError(f"encoder.name={name}: torchvision has no such model; resnet50 is one") from None
         stages = keep_stages(self.backbone)
+        for wanted in (layer, fine_tune):
+            stages = open_up(self.backbone, stages, wanted)
         self.stages = stages[: find_stage(stages, layer, "encoder.layer") + 1 if layer != "last" else None]
         for stage in stages[len(self.stages) :]:
             drop(self.backbone, stage)
@@ -106,6 +108,16 @@ def keep_stages(model: nn.Module) -> list[str]:
         stages, others = names[:end], names[end:]
     for name in others:
         delattr(model, name)
+    return stages
+
+
+def open_up(model: nn.Module, stages: list[str], wanted: str) -> list[str]:
+    """Replace the stage that `wanted` is a part of by its parts: layer4 by layer4.0 and layer4.1, say."""
+    for i, stage in enumerate(stages):
+        module = model.get_submodule(stage)
+        if wanted.startswith(f"{stage}.") and isinstance(module, nn.Sequential):
+            parts = [f"{stage}.{name}" for name, _ in module.named_children()]
+            return open_up(model, [*stages[:i], *parts, *stages[i + 1 :]], wanted)
     return stages
 
 
