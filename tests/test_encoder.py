@@ -145,3 +145,14 @@ def test_the_digest_is_that_of_the_weights():
 def test_an_unknown_model_is_named(name):
     with pytest.raises(UserError, match=f"encoder.name={name}"):
         EncoderCNN(name, "none")
+
+
+def test_a_part_of_a_stage_can_be_named():
+    encoder = EncoderCNN("resnet18", "none", layer="layer3.0", fine_tune="layer2.1")
+    assert encoder.stages[-1] == "layer3.0"
+    assert encoder.trained_stages == ["layer2.1", "layer3.0"]
+    assert encoder(IMAGES).shape == (2, 16, 256)
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert trained == {
+        name for name, _ in encoder.named_parameters() if "layer2.1" in name or "layer3.0" in name
+    }
