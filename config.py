@@ -18,8 +18,9 @@ DEFAULT_CONFIG = Path(__file__).parent / "config.yaml"
 
 
 class Section(BaseModel):
-    # Unknown keys are errors (a typo must not train for an hour with a default) and assignments are checked.
-    model_config = ConfigDict(extra="forbid", validate_default=True, validate_assignment=True)
+    # Unknown keys are errors (a typo must not train for an hour with a default) and a run may be
+    # called 7.
+    model_config = ConfigDict(extra="forbid", validate_default=True, coerce_numbers_to_str=True)
 
 
 class RunConfig(Section):

@@ -52,8 +52,11 @@ def main() -> int:
         if "=" in args.resume:
             args.overrides, args.resume = [args.resume, *args.overrides], ""
         folder = Path(args.resume) if args.resume else load_config(args.config, args.overrides).run_folder
-        checkpoint = load_checkpoint(folder / "checkpoints.pth" if not folder.is_file() else folder)
-        loaded = unpack_model(checkpoint, folder, args.overrides)
+        checkpoint = load_checkpoint(folder / "checkpoints.pth")
+        # The folder may have been moved or renamed since: the run goes on where it lies.
+        folder = folder if folder.name.strip(".") else folder.resolve()
+        here = [f"run.folder={folder.parent}", f"run.name={folder.name}"]
+        loaded = unpack_model(checkpoint, folder / "checkpoints.pth", [*args.overrides, *here])
         config = loaded.config
     else:
         config = load_config(args.config, args.overrides)
@@ -75,7 +78,13 @@ def main() -> int:
         loaded = load_model(config.train.init_from)
         vocabulary, transform = Vocabulary(loaded.words), ImageTransform.from_dict(loaded.transform)
         model = build_model(config, len(vocabulary))
-        model.load_state_dict(loaded.model.state_dict())
+        try:
+            model.load_state_dict(loaded.model.state_dict())
+        except RuntimeError:
+            raise UserError(
+                f"train.init_from={config.train.init_from}: the weights are of another model; encoder.* and "
+                f"decoder.* have to be those of that run ({config.train.init_from.parent / 'config.yaml'})"
+            ) from None
     else:
         vocabulary = find_vocabulary(config, table)
         transform = transform_for(config.encoder.name, config.encoder.weights, config.encoder.image_size)

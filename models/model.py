@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torchvision.models import get_model_weights
 
 from config import Config, make_config
 from models.decoder import AttentionDecoder, LSTMDecoder
@@ -51,7 +52,7 @@ def build_model(config: Config, words: int, weights: str | None = None) -> Capti
 
 def stores_encoder(config: Config) -> bool:
     """Whether a checkpoint holds the encoder: not if it is frozen and torchvision gives it back by name."""
-    downloadable = config.encoder.weights != "none" and not Path(config.encoder.weights).is_file()
+    downloadable = config.encoder.weights in get_model_weights(config.encoder.name).__members__
     return not (config.encoder.fine_tune == "none" and downloadable)
 
 

@@ -73,6 +73,10 @@ def test_weights_from_a_file_and_fine_tuned_ones_are_stored(tmp_path, monkeypatc
     downloads(monkeypatch, 2)
     loaded = load_model(tmp_path / "best.pth")
     assert torch.equal(loaded.model.encoder(IMAGES), model.encoder(IMAGES))
+    # Saved again, by a resumed run say, it is still the whole model though the file is gone.
+    save(tmp_path, loaded.config, loaded.model)
+    again = load_model(tmp_path / "best.pth")
+    assert torch.equal(again.model.encoder(IMAGES), model.encoder(IMAGES))
 
 
 def test_search_may_be_changed_after_training_but_not_the_model(tmp_path):

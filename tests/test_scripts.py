@@ -238,8 +238,11 @@ def test_a_killed_run_resumed_ends_bit_for_bit_where_the_whole_one_ends(tmp_path
     assert torch.load(killed / "checkpoints.pth", weights_only=True)["training"]["epoch"] < 4, (
         "killed too late"
     )
-    run(tmp_path, "train", "--resume", killed)
-    same_end(tmp_path / "runs" / "whole", killed)
+    moved = tmp_path / "elsewhere" / "moved"
+    moved.parent.mkdir()
+    killed.rename(moved)
+    run(tmp_path, "train", "--resume", moved)
+    same_end(tmp_path / "runs" / "whole", moved)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
@@ -270,6 +273,14 @@ def test_training_starts_from_another_runs_weights_and_words(trained):
     second = pd.read_csv(trained / "runs" / "second" / "loss_log.txt")
     best = first["CIDEr"].max()
     assert second["CIDEr"].max() == pytest.approx(best, abs=0.02), text
+
+
+def test_weights_of_another_model_do_not_start_a_run(trained):
+    text = run(
+        trained, "train", "--config", "tiny.yaml", "run.name=third", "decoder.hidden_dim=8",
+        "train.init_from=runs/tiny/best.pth", status=2,
+    )  # fmt: skip
+    assert "train.init_from=runs/tiny/best.pth" in text
 
 
 def test_no_data_says_where_it_looked_and_what_to_do(tmp_path):
