@@ -96,50 +96,56 @@ def cached_features(
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     store = folder / digest
+    prints = {name: fingerprint(images / name) for name in wanted}
     try:
         store.mkdir(parents=True, exist_ok=True)
-        with locked(store / "lock"):
-            return fill(
-                store, identity, encode, images, wanted, transform, list(augment), workers, batch_size
-            )
+        index, missing = look_up(store, wanted, prints)
+        if missing:
+            with locked(store / "lock"):
+                # Another run may have computed them while this one waited.
+                index, missing = look_up(store, wanted, prints)
+                (store / "identity.json").write_text(json.dumps(identity, indent=1))
+                loader = DataLoader(
+                    Pictures(images, missing, transform, list(augment)),
+                    batch_size=batch_size,
+                    num_workers=workers,
+                    collate_fn=list,
+                    generator=torch.Generator(),
+                )
+                compute(store, index, missing, prints, loader, encode)
     except OSError as error:
         raise UserError(
             f"the feature cache {store}: {error}; set features.folder, or features.cache=false"
         ) from None
-
-
-def fill(store, identity, encode, images, wanted, transform, augment, workers, batch_size) -> FeatureGrids:
-    """`cached_features` under the store's lock; `wanted` is name -> its views."""
-    index = read_index(store)
-    prints = {name: fingerprint(images / name) for name in wanted}
-    known = index["rows"]
-    missing = [
-        view for views in wanted.values() for view in views if known.get(view, [None])[1:] != prints[view[0]]
-    ]
-    if missing:
-        (store / "identity.json").write_text(json.dumps(identity, indent=1))
-        loader = DataLoader(
-            Pictures(images, missing, transform, augment),
-            batch_size=batch_size,
-            num_workers=workers,
-            collate_fn=list,
-            generator=torch.Generator(),
-        )
-        with (
-            open(store / "grids.f16", "ab") as file,
-            Progress(len(missing), "features", "pictures") as progress,
-        ):
-            for batch in loader:
-                index["shape"], row = append(file, encode, batch)
-                for i, view in enumerate(missing[progress.done : progress.done + len(batch)]):
-                    known[view] = [row + i, *prints[view[0]]]
-                progress.update(len(batch))
-                if progress.done % (SAVE_EVERY * batch_size) == 0:
-                    file.flush()
-                    write_index(store, index)
-        write_index(store, index)
-    rows = {name: [known[view][0] for view in views] for name, views in wanted.items()}
+    rows = {name: [index["rows"][view][0] for view in views] for name, views in wanted.items()}
     return FeatureGrids(store / "grids.f16", tuple(index["shape"]), rows)
+
+
+def look_up(
+    store: Path, wanted: dict[str, list[View]], prints: dict[str, list[int]]
+) -> tuple[dict, list[View]]:
+    """The store's index, and which of the wanted views it lacks or has of another picture."""
+    index = read_index(store)
+    known = index["rows"]
+    views = [view for group in wanted.values() for view in group]
+    return index, [view for view in views if known.get(view, [None])[1:] != prints[view[0]]]
+
+
+def compute(store: Path, index: dict, missing: list[View], prints: dict, loader: DataLoader, encode) -> None:
+    """Append the missing views, which `loader` reads in this order, and enter them into the index."""
+    with (
+        open(store / "grids.f16", "ab") as file,
+        Progress(len(missing), "features", "pictures") as progress,
+    ):
+        for i, batch in enumerate(loader, start=1):
+            index["shape"], row = append(file, encode, batch)
+            for j, view in enumerate(missing[progress.done : progress.done + len(batch)]):
+                index["rows"][view] = [row + j, *prints[view[0]]]
+            progress.update(len(batch))
+            if i % SAVE_EVERY == 0:
+                file.flush()
+                write_index(store, index)
+    write_index(store, index)
 
 
 def append(file, encode, batch: list[torch.Tensor | str]) -> tuple[list[int], int]:

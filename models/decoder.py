@@ -95,7 +95,7 @@ class LSTMDecoder(nn.Module):
 
     def start(self, grid: torch.Tensor) -> LSTMState:
         """The state after the picture. What would be said there is `<sos>`, a constant, so not computed."""
-        _, (hidden, cell) = self.lstm(self.dropout(self.picture(grid.mean(dim=1))).unsqueeze(1))
+        _, (hidden, cell) = self.lstm(self.picture(grid.mean(dim=1)).unsqueeze(1))
         return LSTMState(hidden.transpose(0, 1), cell.transpose(0, 1))
 
     def step(self, tokens: torch.Tensor, state: LSTMState):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.features import cached_features
+from data.features import cached_features, locked
 from data.transforms import ImageTransform
 from utils import UserError
 
@@ -108,6 +108,13 @@ def test_an_interrupted_pass_leaves_a_store_that_is_right(tmp_path, images):
     grids, seen = features(tmp_path, images)
     assert seen == 4
     assert [red(grids.grid(name)) for name in NAMES] == [0, 40, 80, 120, 160, 200]
+
+
+def test_who_misses_nothing_waits_for_nobody(tmp_path, images):
+    features(tmp_path, images)
+    [store] = (tmp_path / "cache").iterdir()
+    with locked(store / "lock"):  # as another run holds it that computes more
+        assert features(tmp_path, images)[1] == 0
 
 
 def test_views_are_drawn_by_the_seed_and_the_first_is_plain(tmp_path, images):
