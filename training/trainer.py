@@ -40,15 +40,21 @@ class Trainer:
         self.schedule = Schedule(self.config, steps_per_epoch)
         # Only float16 overflows; for the others the scaler does nothing.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+        # What the average is taken of: a frozen encoder is its own.
+        self.trained = model if model.encoder.trained_stages else model.decoder
         self.average = None
         if self.config.average:
-            self.average = AveragedModel(model, multi_avg_fn=self.average_weights, use_buffers=True)
+            self.average = AveragedModel(self.trained, multi_avg_fn=self.average_weights, use_buffers=True)
         self.steps = 0  # optimiser steps so far
 
     @property
     def evaluated(self) -> CaptionModel:
         """The model that is validated and kept: the moving average where there is one."""
-        return self.average.module if self.average else self.model
+        if not self.average:
+            return self.model
+        if self.trained is self.model:
+            return self.average.module
+        return CaptionModel(self.model.encoder, self.average.module)
 
     def average_weights(self, averages: list, weights: list, steps: torch.Tensor) -> None:
         """Exponential moving average that forgets the first, worst, steps faster."""
@@ -82,7 +88,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.update_parameters(self.trained)
         self.steps += 1
         return loss
 
