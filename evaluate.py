@@ -78,11 +78,12 @@ def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
     device = pick_device(config.run.device)
     precision = pick_precision(config.run.precision, device)
     loaded.model.to(device)
+    vocabulary = Vocabulary(loaded.words)
     [dataset] = make_datasets(
         config,
         table,
         [split],
-        Vocabulary(loaded.words),
+        vocabulary,
         loaded.model,
         ImageTransform.from_dict(loaded.transform),
         device,
@@ -92,7 +93,7 @@ def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
     return caption_split(
         loaded.model,
         dataset,
-        loaded.words,
+        vocabulary,
         options,
         config.train.batch_size,
         config.data.workers,

@@ -15,13 +15,14 @@ from PIL import Image
 
 from config import Config, argument_parser
 from data.transforms import ImageTransform, read_picture
+from data.vocab import Vocabulary
 from models.model import load_model
 from models.search import Captions, SearchOptions
 from progress import Progress
 from reports.attention import attention_sheet
 from reports.captioned import captioned_picture
 from reports.page import PageEntry, write_page
-from training.evaluation import caption_batches, words_of
+from training.evaluation import caption_batches
 from utils import UserError, newest_checkpoint, pick_device, pick_precision, replacing, run_script
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # looked for in folders
@@ -43,7 +44,8 @@ def main() -> int:
         raise UserError(
             f"--attention: {checkpoint} has decoder.kind={loaded.config.decoder.kind}, without attention"
         )
-    config, transform = loaded.config, ImageTransform.from_dict(loaded.transform)
+    config, vocabulary = loaded.config, Vocabulary(loaded.words)
+    transform = ImageTransform.from_dict(loaded.transform)
     device = pick_device(config.run.device)
     precision = pick_precision(config.run.precision, device)
     loaded.model.to(device)
@@ -59,7 +61,7 @@ def main() -> int:
             pixels = torch.stack([tensor for _, _, tensor in batch])
             [captions] = caption_batches(loaded.model, [pixels], options, device, precision)
             for i, (path, picture, _) in enumerate(batch):
-                result = describe(path, captions, i, loaded.words)
+                result = describe(path, captions, i, vocabulary)
                 save_pictures(result, picture, args.output, names[path], args.attention)
                 results.append(result)
             progress.update(len(batch))
@@ -160,9 +162,9 @@ def read_batches(
         yield batch
 
 
-def describe(path: Path, captions: Captions, i: int, vocabulary: list[str]) -> Result:
+def describe(path: Path, captions: Captions, i: int, vocabulary: Vocabulary) -> Result:
     """The captions of the i-th picture of a batch."""
-    texts = [words_of(tokens, vocabulary) for tokens in captions.tokens[i].tolist()]
+    texts = [vocabulary.decode(tokens) for tokens in captions.tokens[i].tolist()]
     log_probs = captions.log_probs[i].float()
     best = texts[0]
     others = [

@@ -84,15 +84,19 @@ def read_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                rgba = picture.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, "white")
-                return Image.alpha_composite(white, rgba).convert("RGB")
-            return picture.convert("RGB")
+            return upright_rgb(picture)
     except (
         SyntaxError,
         ValueError,
         Image.DecompressionBombError,
     ) as error:  # Pillow's words for a broken file
         raise OSError(f"{path}: {error}") from None
+
+
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """`picture` as a person sees it: turned as its EXIF says, transparency on white, RGB."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")

@@ -79,7 +79,6 @@ class LoadedModel:
     config: Config
     words: list[str]
     transform: dict
-    checkpoint: dict
 
 
 def load_model(path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
@@ -113,4 +112,4 @@ def unpack_model(checkpoint: dict, path: Path, overrides: Sequence[str] = ()) ->
             f"{path}: the encoder's weights {config.encoder.weights} are not those it was trained with; "
             "fetch the same weights, or train anew"
         )
-    return LoadedModel(model.eval(), config, checkpoint["vocabulary"], checkpoint["transform"], checkpoint)
+    return LoadedModel(model.eval(), config, checkpoint["vocabulary"], checkpoint["transform"])

@@ -78,7 +78,7 @@ def beam_search(decoder, grid: torch.Tensor, options: SearchOptions) -> Captions
         longer = length + (~finished).float()
         candidates = total.unsqueeze(2) + log_probs
         scores = candidates / longer.clamp(min=1).unsqueeze(2) ** options.length_penalty
-        best = top(scores.flatten(1), k)
+        best = scores.flatten(1).topk(k, dim=1).indices
         parent, token = best // words, best % words
 
         history.append((parent, token, log_probs.flatten(1).gather(1, best), alphas))
@@ -94,12 +94,6 @@ def beam_search(decoder, grid: torch.Tensor, options: SearchOptions) -> Captions
     scores = total / length.clamp(min=1) ** options.length_penalty
     order = scores.argsort(dim=1, descending=True, stable=True)
     return trace_back(history, order, scores.gather(1, order), n, k)
-
-
-def top(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """Indices (N, k) of the k best columns, repeating the last one where there are fewer columns."""
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return torch.nn.functional.pad(best, (0, k - best.shape[1]), value=0) if best.shape[1] < k else best
 
 
 def trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int) -> Captions:

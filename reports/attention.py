@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from reports.captioned import upright_rgb
+from data.transforms import upright_rgb
 from reports.lettering import GREY, INK, PAPER, font, wrap
 
 PANEL = 256  # pixels: the longer side of a panel on the sheet

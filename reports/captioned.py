@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from math import ceil, sqrt
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
+from data.transforms import upright_rgb
 from reports.lettering import GREY, INK, PAPER, font, wrap
 
 NARROWEST = 384  # pixels; a caption in fewer is either unreadable or one word a line
@@ -42,15 +43,6 @@ def captioned_picture(picture: Image.Image, caption: str, references: Sequence[s
     for line, type_, colour, top in lines:
         draw.text((margin, top), line, fill=colour, font=type_)
     return sheet
-
-
-def upright_rgb(picture: Image.Image) -> Image.Image:
-    """`picture` as a person sees it: turned as its EXIF says, transparency on white, RGB."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, PAPER), picture)
-    return picture.convert("RGB")
 
 
 def _wide_enough(picture: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from reports.captioned import upright_rgb
+from data.transforms import upright_rgb
 from utils import UserError
 
 THUMBNAIL = 480  # pixels, the longer side: sharp at the 240 to 300 CSS pixels that the page gives it

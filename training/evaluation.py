@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from data.dataset import Flickr8kDataset, make_loader, ordered_batches
+from data.vocab import Vocabulary
 from models.model import CaptionModel
 from models.search import Captions, SearchOptions
 from progress import Progress
@@ -31,7 +32,7 @@ def validation_loss(
 def caption_split(
     model: CaptionModel,
     dataset: Flickr8kDataset,
-    words: list[str],
+    vocabulary: Vocabulary,
     options: SearchOptions,
     batch_size: int,
     workers: int,
@@ -43,7 +44,8 @@ def caption_split(
     loader = make_loader(dataset, batches, workers, device)
     images = (batch.images for batch in watched(loader, len(batches), f"captions (beam {options.beam})"))
     captions = caption_batches(model, images, options, device, precision)
-    texts = (text for batch in captions for text in texts_of(batch, words))
+    best = (beams[0] for batch in captions for beams in batch.tokens.tolist())
+    texts = (" ".join(vocabulary.decode(tokens)) for tokens in best)
     return dict(zip(dataset.names, texts, strict=True))
 
 
@@ -55,16 +57,6 @@ def caption_batches(
     for images in batches:
         with torch.inference_mode(), autocast(device, precision):
             yield model.caption(images.to(device), options)
-
-
-def texts_of(captions: Captions, words: list[str]) -> list[str]:
-    """The best caption of each image as text."""
-    return [" ".join(words_of(row[0], words)) for row in captions.tokens.tolist()]
-
-
-def words_of(tokens: list[int], words: list[str]) -> list[str]:
-    """Indices -> words, without the special tokens."""
-    return [words[i] for i in tokens if i >= 4]
 
 
 def watched(batches, total: int, title: str):

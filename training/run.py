@@ -155,7 +155,7 @@ class Run:
         common = (config.train.batch_size, config.data.workers, self.device, self.precision)
         figures = validation_loss(model, self.val_set, *common)
         options = self.search_options(config.train.beam)
-        captions = caption_split(model, self.val_set, self.vocabulary.words, options, *common)
+        captions = caption_split(model, self.val_set, self.vocabulary, options, *common)
         return {**figures, **self.scorer.score(captions, (*BLEU, "CIDEr"))}
 
     def search_options(self, beam: int) -> SearchOptions:
@@ -209,7 +209,7 @@ class Run:
         loaded.model.to(self.device)
         common = (self.config.train.batch_size, self.config.data.workers, self.device, self.precision)
         options = self.search_options(self.config.search.beam)
-        captions = caption_split(loaded.model, self.val_set, loaded.words, options, *common)
+        captions = caption_split(loaded.model, self.val_set, self.vocabulary, options, *common)
         scores = self.scorer.score(captions, (*BLEU, "ROUGE-L", "CIDEr"))
         print(f"\n{self.folder / 'best.pth'} is epoch {self.best_epoch}; {self.seconds():.0f} s of training.")
         print(f"Validation scores with beam {options.beam}:")
