@@ -1,26 +1,40 @@
 """EncoderCNN: a torchvision classification model without its classifier, as a grid of features."""
 
 import hashlib
+import math
+import re
+import warnings
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
-import torchvision
-from torch import nn
+from torch import fx, nn
+from torchvision.models import get_model, get_model_weights
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from utils import UserError
+
+# What torchvision calls the layers that follow the grid, in every model that has them as layers.
+HEAD = ("avgpool", "classifier", "fc", "head", "heads")
 
 
 class EncoderCNN(nn.Module):
     """images (N, 3, H, W) -> grid (N, L, C), L cells row by row.
 
-    The backbone is torchvision's own module tree, cut after the last stage that is needed, so its state dict
-    has torchvision's names. Frozen stages stay in evaluation mode: their batch-norm statistics do not move.
+    The backbone is torchvision's model, traced (torch.fx) and cut where its last grid leaves it: the map of
+    a convolution, or the tokens of a transformer. Its state dict has torchvision's names. Frozen layers stay
+    in evaluation mode: their batch-norm statistics do not move.
     """
 
     def __init__(
-        self, name: str, weights: str, layer: str = "last", grid: int | None = None, fine_tune: str = "none"
+        self,
+        name: str,
+        weights: str,
+        layer: str = "last",
+        grid: int | None = None,
+        fine_tune: str = "none",
+        image_size: int | None = None,
     ):
         """
         Args:
@@ -29,152 +43,198 @@ class EncoderCNN(nn.Module):
             layer: the stage whose output is the grid, or `last`.
             grid: resample the grid to this many cells a side (adaptive average).
             fine_tune: `none`, `all`, or the first stage that is trained.
+            image_size: pixels a side of the pictures it will see; the weights' own size if None.
 
         Raises:
-            UserError: no such model, stage or weights; the weights are of another model or cannot be had.
+            UserError: no such model, stage or weights; the weights are of another model or cannot be had;
+                the model takes no pictures of this size.
         """
         super().__init__()
-        try:
-            self.backbone = torchvision.models.get_model(name, weights=None)
-        except ValueError:
-            raise UserError(f"encoder.name={name}: torchvision has no such model; resnet50 is one") from None
-        stages = keep_stages(self.backbone)
-        for wanted in (layer, fine_tune):
-            stages = open_up(self.backbone, stages, wanted)
-        self.stages = stages[: find_stage(stages, layer, "encoder.layer") + 1 if layer != "last" else None]
-        for stage in stages[len(self.stages) :]:
-            drop(self.backbone, stage)
-        load_weights(self.backbone, name, weights)
         self.grid = grid
-        self.frozen_stages, self.trained_stages = split_stages(self.stages, fine_tune)
-        for stage in self.frozen_stages:
-            self.backbone.get_submodule(stage).requires_grad_(False)
+        model = build(name, weights)
+        picture = torch.zeros(1, 3, *[image_size or input_size(name)] * 2)
+        self.backbone = cut(model, name, layer, picture)
+        self.stages = stage_names([target for target, _ in self.layers()])
+        if weights != "none" and weights not in get_model_weights(name).__members__:
+            load_weights(self.backbone, name, Path(weights))
+        self.trained = self.layers_from(fine_tune)
+        for parameter, value in self.backbone.named_parameters():
+            value.requires_grad_(any(belongs(parameter, layer) for layer in self.trained))
         self.train()
-        self.dim = self.measure(name)
+        with torch.no_grad():
+            self.dim: int = self.eval()(picture).shape[2]
+        self.train()
 
-    def measure(self, name: str) -> int:
-        """C, found by looking at a blank picture."""
-        training = self.training
-        try:
-            with torch.no_grad():
-                return self.eval()(torch.zeros(1, 3, 64, 64)).shape[2]
-        except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError):
-            raise UserError(
-                f"encoder.name={name}: the stages of this model do not give a grid one after the other; "
-                "use a ResNet, MobileNet, EfficientNet, ConvNeXt, RegNet or VGG"
-            ) from None
-        finally:
-            self.train(training)
+    def layers(self) -> list[tuple[str, bool]]:
+        """Layers, and parameters outside of any, in the order they run: name, and whether it is a layer."""
+        nodes = [node for node in self.backbone.graph.nodes if node.op in ("call_module", "get_attr")]
+        return [
+            (node.target, node.op == "call_module")
+            for node in nodes
+            if not node.target.startswith("_tensor_constant")
+        ]
+
+    def layers_from(self, stage: str) -> list[str]:
+        """The layers that are trained: those of `stage` and all that run after its first one."""
+        names = [name for name, _ in self.layers()]
+        if stage == "none":
+            return []
+        if stage == "all":
+            return names
+        first = [i for i, name in enumerate(names) if belongs(name, stage)]
+        if not first:
+            raise no_such_stage("encoder.fine_tune", stage, self.stages)
+        # A layer that runs twice, as the ReLU of a ResNet's block, has no weights.
+        return names[first[0] :]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            for stage in self.frozen_stages:
-                x = self.backbone.get_submodule(stage)(x)
-        for stage in self.trained_stages:
-            x = self.backbone.get_submodule(stage)(x)
+        x = as_map(self.backbone(images.contiguous(memory_format=torch.channels_last)))
         if self.grid:
             x = F.adaptive_avg_pool2d(x, self.grid)
         return x.flatten(2).transpose(1, 2)
 
     def train(self, mode: bool = True) -> "EncoderCNN":
         super().train(mode)
-        for stage in self.frozen_stages:
-            self.backbone.get_submodule(stage).eval()
+        for name, is_layer in self.layers():
+            if is_layer and name not in self.trained:
+                self.backbone.get_submodule(name).eval()
         return self
 
     def digest(self) -> str:
         """SHA-256 over the backbone's weights: the same for the same features."""
         sha = hashlib.sha256()
-        for key, value in self.backbone.state_dict().items():
+        for key, value in sorted(self.backbone.state_dict().items()):
             sha.update(key.encode())
             sha.update(value.detach().cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
 
 
-def keep_stages(model: nn.Module) -> list[str]:
-    """Cut the classifier off and return the names of what remains, in the order it runs.
-
-    torchvision's convolutional models either keep everything before the pooling in `features`, or list their
-    stages as children up to the pooling, as ResNet does.
-    """
-    if hasattr(model, "features"):
-        stages = [f"features.{name}" for name, _ in model.features.named_children()]
-        others = [name for name, _ in model.named_children() if name != "features"]
-    else:
-        names = [name for name, _ in model.named_children()]
-        pooled = [isinstance(child, nn.AdaptiveAvgPool2d) for child in model.children()]
-        end = pooled.index(True) if True in pooled else len(names)
-        stages, others = names[:end], names[end:]
-    for name in others:
-        delattr(model, name)
-    return stages
+def belongs(name: str, stage: str) -> bool:
+    return name == stage or name.startswith(f"{stage}.")
 
 
-def open_up(model: nn.Module, stages: list[str], wanted: str) -> list[str]:
-    """Replace the stage that `wanted` is a part of by its parts: layer4 by layer4.0 and layer4.1, say."""
-    for i, stage in enumerate(stages):
-        module = model.get_submodule(stage)
-        if wanted.startswith(f"{stage}.") and isinstance(module, nn.Sequential):
-            parts = [f"{stage}.{name}" for name, _ in module.named_children()]
-            return open_up(model, [*stages[:i], *parts, *stages[i + 1 :]], wanted)
-    return stages
+def as_map(x: torch.Tensor) -> torch.Tensor:
+    """What a backbone gives for square pictures -> (N, C, H, W)."""
+    if x.dim() == 3:  # a transformer's tokens (N, 1 + L, C): the class token is no cell
+        side = math.isqrt(x.shape[1])
+        x = x[:, x.shape[1] - side * side :].unflatten(1, (side, side))
+    channels_first = x.shape[2] == x.shape[3]
+    return x if channels_first else x.permute(0, 3, 1, 2)
 
 
-def drop(model: nn.Module, path: str) -> None:
-    parent, _, name = path.rpartition(".")
-    delattr(model.get_submodule(parent), name)
+def input_size(name: str) -> int:
+    """Pixels a side of the pictures that the model's default weights were trained with."""
+    return get_model_weights(name).DEFAULT.transforms().crop_size[0]
 
 
-def find_stage(stages: list[str], stage: str, key: str) -> int:
-    if stage not in stages:
-        raise UserError(f"{key}={stage}: the encoder has no such stage; it has {', '.join(stages)}")
-    return stages.index(stage)
-
-
-def split_stages(stages: list[str], fine_tune: str) -> tuple[list[str], list[str]]:
-    """The frozen stages and the trained ones, which are the last ones."""
-    named = {"none": len(stages), "all": 0}
-    first = named[fine_tune] if fine_tune in named else find_stage(stages, fine_tune, "encoder.fine_tune")
-    return stages[:first], stages[first:]
-
-
-def load_weights(backbone: nn.Module, name: str, weights: str) -> None:
-    """Fill the backbone from a torchvision weight name or a file; raises UserError, never falls back."""
-    if weights == "none":
-        return
-    known = torchvision.models.get_model_weights(name).__members__
-    if weights in known:
-        state = download(name, known[weights])
-    elif Path(weights).is_file():
-        state = read_state(Path(weights))
-    else:
+def build(name: str, weights: str) -> nn.Module:
+    """torchvision's model, with its weights if they are meant by name; raises UserError, never falls back."""
+    try:
+        known = get_model_weights(name).__members__
+        if not hasattr(get_model_weights(name).DEFAULT.transforms(), "crop_size"):
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"encoder.name={name}: torchvision has no such classification model; resnet50 is one"
+        ) from None
+    if weights != "none" and weights not in known and not Path(weights).is_file():
         raise UserError(
             f"encoder.weights={weights}: torchvision has no such weights of {name} ({', '.join(known)} "
             f"and DEFAULT are), and there is no file at {Path(weights).absolute()}"
         )
+    try:
+        with warnings.catch_warnings():  # of a new initialisation that Inception may have one day
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_model(name, weights=known.get(weights), progress=True)
+    except (URLError, OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"the weights of {name} could not be downloaded ({error}); fetch {known[weights].url} with any "
+            f"browser, put it into {folder}, or anywhere and set encoder.weights to its path"
+        ) from None
+    if hasattr(model, "transform_input"):
+        # Inception and GoogLeNet were trained with another normalisation than the one their transforms do,
+        # and make up for it inside; torchvision switches that on with its own weights only.
+        model.transform_input = True
+    return model
+
+
+def cut(model: nn.Module, name: str, layer: str, picture: torch.Tensor) -> fx.GraphModule:
+    """The model up to the output of the stage `layer`, or up to its last grid."""
+    model.eval()
+    names = [
+        node
+        for node in get_graph_node_names(model, suppress_diff_warning=True)[1]
+        if "_tensor_constant" not in node  # numbers that tracing found in the code
+    ]
+    if layer != "last" and not any(belongs(node, layer) for node in names):
+        raise no_such_stage("encoder.layer", layer, stage_names(names[1:]))
+    try:
+        with torch.no_grad():
+            node = last_grid(extract(model, names), picture) if layer == "last" else layer
+            traced = extract(model, [node])
+            traced(picture)
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"encoder.image_size={picture.shape[2]}: {name} takes no pictures of this size "
+            f"({str(error).splitlines()[0]}); its own is {input_size(name)}"
+        ) from None
+    output = next(node for node in traced.graph.nodes if node.op == "output")
+    output.args = tuple(output.args[0].values())
+    traced.recompile()
+    return traced
+
+
+def extract(model: nn.Module, nodes: list[str]) -> fx.GraphModule:
+    """The model as a graph with these nodes as outputs, by name; layers that lead to none are left out.
+
+    The graph is that of evaluation: in training its layers do what they do in training, but what torchvision
+    has for training alone (Inception's second classifier) is not there.
+    """
+    extractor = create_feature_extractor(model, nodes, suppress_diff_warning=True).eval()
+    return fx.GraphModule(extractor, extractor.graph)
+
+
+def last_grid(extractor: fx.GraphModule, picture: torch.Tensor) -> str:
+    """The last node before the head that has several cells."""
+    found = None
+    for name, x in extractor(picture).items():
+        if name.split(".")[0] in HEAD:
+            break
+        if isinstance(x, torch.Tensor) and x.dim() in (3, 4) and as_map(x).shape[2:].numel() > 1:
+            found = name
+    return found
+
+
+def stage_names(layers: list[str]) -> list[str]:
+    """The model's outermost parts, in the order they run; containers of nearly everything are opened."""
+    for depth in range(1, 4):
+        stages = list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in layers))
+        if len(stages) >= 4:
+            break
+    return stages
+
+
+def no_such_stage(key: str, stage: str, stages: list[str]) -> UserError:
+    return UserError(
+        f"{key}={stage}: the encoder has no such stage; it has {', '.join(stages)}, and their parts"
+    )
+
+
+def load_weights(backbone: nn.Module, name: str, path: Path) -> None:
+    """Fill the backbone from a file; raises UserError if it holds another model's weights."""
     # The classifier, and stages after the one in use, are in the file but not here.
-    own = backbone.state_dict()
+    state, own = read_state(path), backbone.state_dict()
+    if name.startswith("densenet"):  # torchvision's own files have names of before 2018
+        state = {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key): value for key, value in state.items()}
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     other = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or other:
         what = f"{missing[0]} is missing" if missing else f"{other[0]} has another shape"
         raise UserError(
-            f"encoder.weights={weights}: not weights of {name} ({what}); set encoder.name to their model"
+            f"encoder.weights={path}: not weights of {name} ({what}); set encoder.name to their model"
         )
     backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
-
-
-def download(name: str, entry) -> dict[str, torch.Tensor]:
-    """torchvision's weights, from its cache or the network, checked against the hash in their name."""
-    try:
-        return entry.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"the weights of {name} could not be downloaded ({error}); fetch {entry.url} with any browser, "
-            f"put it into {folder}, or anywhere and set encoder.weights to its path"
-        ) from None
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

@@ -38,7 +38,7 @@ class CaptionModel(nn.Module):
 def build_model(config: Config, words: int, weights: str | None = None) -> CaptionModel:
     """A new model for a vocabulary of `words`; `weights` instead of the configuration's, if given."""
     e, d = config.encoder, config.decoder
-    encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune)
+    encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune, e.image_size)
     if d.kind == "lstm":
         decoder = LSTMDecoder(
             encoder.dim, words, d.embed_dim, d.hidden_dim, d.layers, d.dropout, d.tie_embeddings

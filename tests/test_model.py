@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchvision.models import resnet18
 
 from models.encoder import EncoderCNN
 from models.model import build_model, load_model, pack_model
@@ -37,11 +38,11 @@ def test_a_checkpoint_is_the_whole_model(tmp_path, decoder):
 def downloads(monkeypatch, seed):
     """torchvision's download replaced by random weights of a seed."""
 
-    def fake(name, entry):
+    def fake(entry, **kwargs):
         torch.manual_seed(seed)
-        return EncoderCNN(name, "none").backbone.state_dict()
+        return resnet18().state_dict()
 
-    monkeypatch.setattr("models.encoder.download", fake)
+    monkeypatch.setattr("torchvision.models.ResNet18_Weights.get_state_dict", fake)
 
 
 def test_a_frozen_encoder_with_torchvisions_weights_is_recorded_by_name(tmp_path, monkeypatch):

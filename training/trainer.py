@@ -41,7 +41,7 @@ class Trainer:
         # Only float16 overflows; for the others the scaler does nothing.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
         # What the average is taken of: a frozen encoder is its own.
-        self.trained = model if model.encoder.trained_stages else model.decoder
+        self.trained = model if model.encoder.trained else model.decoder
         self.average = None
         if self.config.average:
             self.average = AveragedModel(self.trained, multi_avg_fn=self.average_weights, use_buffers=True)
