@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from data.features import FeatureGrids
-from data.transforms import ImageTransform, read_picture
+from data.transforms import ImageTransform, augment, read_picture
 from data.vocab import Vocabulary
 from utils import PAD, UserError
 
@@ -90,7 +90,7 @@ class Flickr8kDataset(Dataset):
                 f"{self.images / name} cannot be read ({error}); replace it or drop its captions"
             ) from None
         if self.augment:
-            return self.transform.augmented(picture, self.augment, seed)
+            picture = augment(picture, self.augment, seed)
         return self.transform(picture)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.transforms import ImageTransform, read_picture
+from data.transforms import ImageTransform, augment, read_picture
 from progress import Progress
 from utils import UserError, replacing
 
@@ -44,10 +44,11 @@ class FeatureGrids:
 
 
 class Pictures(Dataset):
-    """The views that are still to be computed, as tensors; one that cannot be read comes as its error."""
+    """The views that are still to be computed, as pixels; one that cannot be read comes as its error."""
 
-    def __init__(self, images: Path, views: list[View], transform: ImageTransform, augment: list[str]):
-        self.images, self.views, self.transform, self.augment = images, views, transform, augment
+    def __init__(self, images: Path, views: list[View], transform: ImageTransform, augmentation: list[str]):
+        self.images, self.views, self.transform = images, views, transform
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         return len(self.views)
@@ -58,10 +59,16 @@ class Pictures(Dataset):
             picture = read_picture(self.images / name)
         except OSError as error:
             return f"{self.images / name} cannot be read ({error}); replace it or drop its captions"
-        if view == PLAIN:
-            return self.transform(picture)
-        seed = int.from_bytes(hashlib.sha256(f"{name}/{view}".encode()).digest()[:6])
-        return self.transform.augmented(picture, self.augment, seed)
+        if view != PLAIN:
+            seed = int.from_bytes(hashlib.sha256(f"{name}/{view}".encode()).digest()[:6])
+            picture = augment(picture, self.augmentation, seed)
+        return self.transform.pixels(picture)
+
+
+def stack_pictures(items: list[torch.Tensor | str]) -> torch.Tensor | str:
+    """One tensor per batch, stacked by the worker that read it; the first error if there is one."""
+    errors = [item for item in items if isinstance(item, str)]
+    return errors[0] if errors else torch.stack(items)
 
 
 def cached_features(
@@ -82,7 +89,7 @@ def cached_features(
     Args:
         folder: where the stores lie, one folder in it for each identity.
         identity: plain values that say what `encode` computes; another identity is another store.
-        encode: pictures (B, 3, H, W) float32 -> grids (B, L, C).
+        encode: pixels (B, 3, H, W) uint8 -> grids (B, L, C).
         views: views per image name where there are more than one; views after the first are augmented.
 
     Raises:
@@ -109,7 +116,7 @@ def cached_features(
                     Pictures(images, missing, transform, list(augment)),
                     batch_size=batch_size,
                     num_workers=workers,
-                    collate_fn=list,
+                    collate_fn=stack_pictures,
                     generator=torch.Generator(),
                 )
                 compute(store, index, missing, prints, loader, encode)
@@ -138,6 +145,8 @@ def compute(store: Path, index: dict, missing: list[View], prints: dict, loader:
         Progress(len(missing), "features", "pictures") as progress,
     ):
         for i, batch in enumerate(loader, start=1):
+            if isinstance(batch, str):
+                raise UserError(batch)
             index["shape"], row = append(file, encode, batch)
             for j, view in enumerate(missing[progress.done : progress.done + len(batch)]):
                 index["rows"][view] = [row + j, *prints[view[0]]]
@@ -148,12 +157,9 @@ def compute(store: Path, index: dict, missing: list[View], prints: dict, loader:
     write_index(store, index)
 
 
-def append(file, encode, batch: list[torch.Tensor | str]) -> tuple[list[int], int]:
+def append(file, encode, pictures: torch.Tensor) -> tuple[list[int], int]:
     """Compute one batch and append its rows; returns their shape and the number of the first."""
-    for picture in batch:
-        if isinstance(picture, str):
-            raise UserError(picture)
-    grids = encode(torch.stack(batch)).to("cpu", torch.float16).contiguous()
+    grids = encode(pictures).to("cpu", torch.float16).contiguous()
     size = grids[0].numel() * grids.element_size()
     row = file.tell() // size
     file.truncate(row * size)  # half a row may be left of a pass that was killed in its midst

@@ -1,13 +1,14 @@
 """Picture file -> tensor: the one place where pixels are prepared, for training as for inference."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
 from torchvision.models import get_model_weights
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from utils import UserError
 
@@ -26,30 +27,15 @@ class ImageTransform:
 
     def __call__(self, picture: Image.Image) -> torch.Tensor:
         """RGB picture -> (3, size, size) float32."""
-        return self.normalise(picture.resize((self.size, self.size), Image.Resampling.BICUBIC))
+        return self.normalise(self.pixels(picture))
 
-    def augmented(self, picture: Image.Image, kinds: list[str], seed: int) -> torch.Tensor:
-        """The same with the random changes of `kinds` (crop, flip, colour); the seed decides which."""
-        random = torch.Generator().manual_seed(seed)
-        draw = torch.rand(6, generator=random).tolist()
-        if "crop" in kinds:
-            # Each side keeps 75 to 100 %: most captions still hold for what is left.
-            width, height = (
-                round(side * (0.75 + 0.25 * d)) for side, d in zip(picture.size, draw, strict=False)
-            )
-            left, top = round((picture.width - width) * draw[2]), round((picture.height - height) * draw[3])
-            picture = picture.crop((left, top, left + width, top + height))
-        if "flip" in kinds and draw[4] < 0.5:
-            picture = ImageOps.mirror(picture)
-        if "colour" in kinds:
-            strength = 0.8 + 0.4 * draw[5]
-            picture = F.adjust_saturation(F.adjust_brightness(picture, strength), 2 - strength)
-        return self(picture)
+    def pixels(self, picture: Image.Image) -> torch.Tensor:
+        """RGB picture -> (3, size, size) uint8, a quarter of the bytes to hand from process to process."""
+        return pil_to_tensor(picture.resize((self.size, self.size), Image.Resampling.BICUBIC))
 
-    def normalise(self, picture: Image.Image) -> torch.Tensor:
-        return F.normalize(
-            F.to_dtype(v2.functional.pil_to_tensor(picture), torch.float32, scale=True), self.mean, self.std
-        )
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(..., 3, size, size) uint8 -> float32, on whatever device the pixels are."""
+        return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), self.mean, self.std)
 
     def as_dict(self) -> dict:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
@@ -57,6 +43,23 @@ class ImageTransform:
     @classmethod
     def from_dict(cls, values: dict) -> "ImageTransform":
         return cls(values["size"], tuple(values["mean"]), tuple(values["std"]))
+
+
+def augment(picture: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
+    """The picture with the random changes of `kinds` (crop, flip, colour); the seed decides which."""
+    random = torch.Generator().manual_seed(seed)
+    draw = torch.rand(6, generator=random).tolist()
+    if "crop" in kinds:
+        # Each side keeps 75 to 100 %: most captions still hold for what is left.
+        width, height = (round(side * (0.75 + 0.25 * d)) for side, d in zip(picture.size, draw, strict=False))
+        left, top = round((picture.width - width) * draw[2]), round((picture.height - height) * draw[3])
+        picture = picture.crop((left, top, left + width, top + height))
+    if "flip" in kinds and draw[4] < 0.5:
+        picture = ImageOps.mirror(picture)
+    if "colour" in kinds:
+        strength = 0.8 + 0.4 * draw[5]
+        picture = F.adjust_saturation(F.adjust_brightness(picture, strength), 2 - strength)
+    return picture
 
 
 def transform_for(encoder: str, weights: str = "DEFAULT", image_size: int | None = None) -> ImageTransform:

@@ -23,7 +23,7 @@ class Encoder:
 
     def __call__(self, pictures):
         self.seen += len(pictures)
-        return pictures.mean(dim=(2, 3)).unsqueeze(1)
+        return (pictures / 255).mean(dim=(2, 3)).unsqueeze(1)
 
 
 @pytest.fixture

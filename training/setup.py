@@ -62,9 +62,9 @@ def compute_features(
         views = dict.fromkeys(images.loc[images["split"] == "train", "image"], config.features.views)
 
     @torch.inference_mode()
-    def encode(pictures: torch.Tensor) -> torch.Tensor:
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
-            return model.encoder(pictures.to(device))
+            return model.encoder(transform.normalise(pixels.to(device)))
 
     identity = {
         "encoder": config.encoder.name,
