@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import torchvision
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torchvision.models import list_models
 
 from utils import UserError
 
@@ -57,6 +59,16 @@ class EncoderConfig(Section):
     grid: int | None = Field(None, ge=1, description="resample the grid to this many cells a side")
     image_size: int | None = Field(None, ge=32, description="pixels a side; empty for the weights' own")
     fine_tune: str = Field("none", description="none (frozen), all, or the stage to train from, as layer4")
+
+    @field_validator("name")
+    @classmethod
+    def is_known(cls, name: str) -> str:
+        models = list_models(module=torchvision.models)
+        if name in models:
+            return name
+        near = difflib.get_close_matches(name, models, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; resnet50 is one"
+        raise ValueError(f"torchvision has no such classification model{hint}")
 
 
 class FeaturesConfig(Section):

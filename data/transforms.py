@@ -10,8 +10,6 @@ from torchvision.models import get_model_weights
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from utils import UserError
-
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -66,16 +64,9 @@ def transform_for(encoder: str, weights: str = "DEFAULT", image_size: int | None
     """The transform that torchvision's weights were trained with: input size, mean, standard deviation.
 
     Weights from a file (or none) use those of the model's default weights.
-
-    Raises:
-        UserError: torchvision has no such classification model.
     """
-    try:
-        known = get_model_weights(encoder)
-    except ValueError:
-        raise UserError(f"encoder.name={encoder}: torchvision has no such model; resnet50 is one") from None
-    entry = known[weights] if weights in known.__members__ else known.DEFAULT
-    preset = entry.transforms()
+    known = get_model_weights(encoder)
+    preset = (known[weights] if weights in known.__members__ else known.DEFAULT).transforms()
     return ImageTransform(image_size or preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
 
 

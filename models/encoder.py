@@ -38,7 +38,7 @@ class EncoderCNN(nn.Module):
     ):
         """
         Args:
-            name: a torchvision classification model, such as resnet50.
+            name: a torchvision classification model, such as resnet50 (config.py knows them all).
             weights: a torchvision weight name (IMAGENET1K_V2, DEFAULT), the path of a state dict, or `none`.
             layer: the stage whose output is the grid, or `last`.
             grid: resample the grid to this many cells a side (adaptive average).
@@ -46,7 +46,7 @@ class EncoderCNN(nn.Module):
             image_size: pixels a side of the pictures it will see; the weights' own size if None.
 
         Raises:
-            UserError: no such model, stage or weights; the weights are of another model or cannot be had;
+            UserError: no such stage or weights; the weights are of another model or cannot be had;
                 the model takes no pictures of this size.
         """
         super().__init__()
@@ -129,14 +129,7 @@ def input_size(name: str) -> int:
 
 def build(name: str, weights: str) -> nn.Module:
     """torchvision's model, with its weights if they are meant by name; raises UserError, never falls back."""
-    try:
-        known = get_model_weights(name).__members__
-        if not hasattr(get_model_weights(name).DEFAULT.transforms(), "crop_size"):
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"encoder.name={name}: torchvision has no such classification model; resnet50 is one"
-        ) from None
+    known = get_model_weights(name).__members__
     if weights != "none" and weights not in known and not Path(weights).is_file():
         raise UserError(
             f"encoder.weights={weights}: torchvision has no such weights of {name} ({', '.join(known)} "

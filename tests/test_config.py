@@ -82,3 +82,12 @@ def test_every_key_is_read_somewhere():
     }  # SearchOptions
     for key in set(all_keys()) - whole - {"train.objective"}:
         assert f".{key.split('.')[1]}" in code, key
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [("resnet5", "did you mean 'resnet50'"), ("fcn_resnet50", "did you mean"), ("cnn", "resnet50 is one")],
+)
+def test_an_encoder_that_torchvision_does_not_have_is_refused(name, mend):
+    with pytest.raises(UserError, match=rf"encoder\.name='{name}': .*no such classification model; {mend}"):
+        make_config({"encoder": {"name": name}})

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from data.transforms import ImageTransform, augment, read_picture, transform_for
-from utils import UserError
 
 PLAIN = ImageTransform(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -21,11 +20,6 @@ def test_pixels_are_scaled_and_normalised_by_the_weights_own_figures():
 def test_the_size_is_the_weights_own_unless_it_is_given():
     assert transform_for("inception_v3").size == 299
     assert transform_for("resnet50", "IMAGENET1K_V2", 96).size == 96
-
-
-def test_an_unknown_model_is_named():
-    with pytest.raises(UserError, match=r"encoder\.name=resnet5"):
-        transform_for("resnet5")
 
 
 def test_the_whole_picture_is_seen():
