@@ -51,9 +51,9 @@ class EncoderCNN(nn.Module):
         """
         super().__init__()
         self.grid = grid
-        model = build(name, weights)
-        picture = torch.zeros(1, 3, *[image_size or input_size(name)] * 2)
-        self.backbone = cut(model, name, layer, picture)
+        size = image_size or input_size(name, weights)
+        picture = torch.zeros(1, 3, size, size)
+        self.backbone = cut(build(name, weights, size), name, layer, picture)
         self.stages = stage_names([target for target, _ in self.layers()])
         if weights != "none" and weights not in get_model_weights(name).__members__:
             load_weights(self.backbone, name, Path(weights))
@@ -122,12 +122,13 @@ def as_map(x: torch.Tensor) -> torch.Tensor:
     return x if channels_first else x.permute(0, 3, 1, 2)
 
 
-def input_size(name: str) -> int:
-    """Pixels a side of the pictures that the model's default weights were trained with."""
-    return get_model_weights(name).DEFAULT.transforms().crop_size[0]
+def input_size(name: str, weights: str) -> int:
+    """Pixels a side of the pictures that the weights, or else the default ones, were trained with."""
+    known = get_model_weights(name)
+    return (known[weights] if weights in known.__members__ else known.DEFAULT).transforms().crop_size[0]
 
 
-def build(name: str, weights: str) -> nn.Module:
+def build(name: str, weights: str, size: int) -> nn.Module:
     """torchvision's model, with its weights if they are meant by name; raises UserError, never falls back."""
     known = get_model_weights(name).__members__
     if weights != "none" and weights not in known and not Path(weights).is_file():
@@ -135,10 +136,14 @@ def build(name: str, weights: str) -> nn.Module:
             f"encoder.weights={weights}: torchvision has no such weights of {name} ({', '.join(known)} "
             f"and DEFAULT are), and there is no file at {Path(weights).absolute()}"
         )
+    # A vision transformer has a position embedding for each cell, and so one size of picture.
+    sized = {"image_size": size} if name.startswith("vit") else {}
     try:
         with warnings.catch_warnings():  # of a new initialisation that Inception may have one day
             warnings.simplefilter("ignore", FutureWarning)
-            model = get_model(name, weights=known.get(weights), progress=True)
+            model = get_model(name, weights=known.get(weights), progress=True, **sized)
+    except ValueError:
+        raise wrong_size(name, weights, size) from None
     except (URLError, OSError, RuntimeError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
@@ -167,15 +172,19 @@ def cut(model: nn.Module, name: str, layer: str, picture: torch.Tensor) -> fx.Gr
             node = last_grid(extract(model, names), picture) if layer == "last" else layer
             traced = extract(model, [node])
             traced(picture)
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(
-            f"encoder.image_size={picture.shape[2]}: {name} takes no pictures of this size "
-            f"({str(error).splitlines()[0]}); its own is {input_size(name)}"
-        ) from None
+    except RuntimeError:  # nothing is left of a small picture before the last layers
+        raise wrong_size(name, "none", picture.shape[2]) from None
     output = next(node for node in traced.graph.nodes if node.op == "output")
     output.args = tuple(output.args[0].values())
     traced.recompile()
     return traced
+
+
+def wrong_size(name: str, weights: str, size: int) -> UserError:
+    return UserError(
+        f"encoder.image_size={size}: {name} takes no pictures of this size; its own is "
+        f"{input_size(name, weights)}"
+    )
 
 
 def extract(model: nn.Module, nodes: list[str]) -> fx.GraphModule:

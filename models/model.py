@@ -10,7 +10,7 @@ from torchvision.models import get_model_weights
 
 from config import Config, make_config
 from models.decoder import AttentionDecoder, LSTMDecoder
-from models.encoder import EncoderCNN
+from models.encoder import EncoderCNN, input_size
 from models.search import Captions, SearchOptions, search
 from utils import CHECKPOINT_FORMAT, UserError, load_checkpoint
 
@@ -38,7 +38,8 @@ class CaptionModel(nn.Module):
 def build_model(config: Config, words: int, weights: str | None = None) -> CaptionModel:
     """A new model for a vocabulary of `words`; `weights` instead of the configuration's, if given."""
     e, d = config.encoder, config.decoder
-    encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune, e.image_size)
+    size = e.image_size or input_size(e.name, e.weights)
+    encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune, size)
     if d.kind == "lstm":
         decoder = LSTMDecoder(
             encoder.dim, words, d.embed_dim, d.hidden_dim, d.layers, d.dropout, d.tie_embeddings

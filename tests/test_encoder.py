@@ -32,8 +32,8 @@ MODELS = [
     ("regnet_y_400mf", 64, 2, 440, "trunk_output.block4", ("trunk_output.block4",)),
     (
         "vit_b_16",
-        224,
-        14,
+        64,
+        4,
         768,
         "encoder.layers.encoder_layer_11",
         ("encoder.layers.encoder_layer_11", "encoder.ln"),
@@ -136,8 +136,10 @@ def test_fine_tuning_from_a_stage_trains_exactly_that():
 
 
 def test_pictures_of_a_size_that_the_model_cannot_take_are_refused():
-    with pytest.raises(UserError, match=r"encoder\.image_size=64: vit_b_16 .*its own is 224"):
-        EncoderCNN("vit_b_16", "none", image_size=64)
+    with pytest.raises(UserError, match=r"encoder\.image_size=64: inception_v3 .*its own is 299"):
+        EncoderCNN("inception_v3", "none", image_size=64)
+    with pytest.raises(UserError, match=r"encoder\.image_size=64: vit_b_16 .*its own is 384"):
+        EncoderCNN("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", image_size=64)
 
 
 def test_an_unknown_stage_names_those_there_are():
