@@ -79,12 +79,21 @@ class FeaturesConfig(Section):
 
 class DecoderConfig(Section):
     kind: Literal["attention", "lstm"] = Field("attention", description="attention, or the plain LSTM")
-    embed_dim: int = Field(512, ge=1, description="size of a word's embedding")
+    embeddings: str = Field(
+        "learned", min_length=1, description="learned, one_hot, or the path of a GloVe or word2vec text file"
+    )
+    freeze_embeddings: bool = Field(False, description="keep the embeddings as they are in that file")
+    embed_dim: int = Field(512, ge=1, description="size of a word's embedding (one_hot: the vocabulary's)")
     hidden_dim: int = Field(512, ge=1, description="size of the LSTM's state")
     attention_dim: int = Field(512, ge=1, description="size of the space in which attention compares")
     layers: int = Field(1, ge=1, le=8, description="LSTM layers (the attention decoder has one)")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on features, embeddings and output")
     tie_embeddings: bool = Field(True, description="score words with their embeddings' own weights")
+
+    @property
+    def vectors(self) -> Path | None:
+        """The file that the embeddings start from, where there is one."""
+        return None if self.embeddings in ("learned", "one_hot") else Path(self.embeddings)
 
 
 class TrainConfig(Section):
@@ -138,6 +147,16 @@ class Config(Section):
         if self.decoder.kind == "attention" and self.decoder.layers > 1:
             raise ValueError(
                 "decoder.layers: the attention decoder has 1 layer; use decoder.kind=lstm for more"
+            )
+        if self.decoder.embeddings == "one_hot" and self.decoder.tie_embeddings:
+            raise ValueError(
+                "decoder.embeddings=one_hot has no weights that could score words; set "
+                "decoder.tie_embeddings=false"
+            )
+        if self.decoder.freeze_embeddings and not self.decoder.vectors:
+            raise ValueError(
+                f"decoder.freeze_embeddings: {self.decoder.embeddings} embeddings have nothing to keep; set "
+                "decoder.embeddings to a file of vectors, or decoder.freeze_embeddings=false"
             )
         if self.features.views > 1 and not self.caches_features:
             raise ValueError("features.views: views are for cached features (encoder.fine_tune=none)")

@@ -89,6 +89,9 @@ def main() -> int:
         vocabulary = find_vocabulary(config, table)
         transform = transform_for(config.encoder.name, config.encoder.weights, config.encoder.image_size)
         model = build_model(config, len(vocabulary))
+        if vectors := config.decoder.vectors:
+            found = model.decoder.embedding.start_from(vectors, vocabulary.words)
+            print(f"embeddings: {found:,} of {len(vocabulary):,} words start from {vectors}")
     model.to(device)
     describe(config, model, vocabulary, device, precision)
 

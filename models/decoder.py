@@ -17,31 +17,16 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from models.attention import SoftAttention
+from models.embedding import OneHotWords, WordEmbedding
 from utils import PAD
-
-
-class WordEmbedding(nn.Embedding):
-    """Embeddings of unit variance, kept as small weights that can also score words.
-
-    Tied weights have two tasks: as output they have to be small, so that the loss starts near log V; as input
-    they have to be as large as the state they meet. So the input is scaled by sqrt(dim) (Vaswani et al.,
-    2017, section 3.4); without it the LSTM hardly hears the words in the first epochs.
-    """
-
-    def __init__(self, words: int, dim: int):
-        super().__init__(words, dim)
-        nn.init.normal_(self.weight, std=dim**-0.5)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return super().forward(tokens) * self.embedding_dim**0.5
 
 
 class WordOutput(nn.Module):
     """Hidden state -> a logit per word, with the embeddings' own weights when tied (Press and Wolf, 2017)."""
 
-    def __init__(self, hidden_dim: int, embedding: nn.Embedding, tie: bool):
+    def __init__(self, hidden_dim: int, embedding: WordEmbedding | OneHotWords, tie: bool):
         super().__init__()
-        words, embed_dim = embedding.weight.shape
+        words, embed_dim = embedding.num_embeddings, embedding.embedding_dim
         self.project = nn.Linear(hidden_dim, embed_dim) if tie else nn.Identity()
         self.score = nn.Linear(embed_dim if tie else hidden_dim, words)
         if tie:
@@ -83,9 +68,11 @@ class LSTMDecoder(nn.Module):
         layers: int,
         dropout: float,
         tie: bool,
+        one_hot: bool = False,
     ):
         super().__init__()
-        self.embedding = WordEmbedding(words, embed_dim)
+        self.embedding = OneHotWords(words) if one_hot else WordEmbedding(words, embed_dim)
+        embed_dim = self.embedding.embedding_dim
         self.picture = nn.Sequential(nn.Linear(grid_dim, embed_dim), nn.LayerNorm(embed_dim))
         self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(
@@ -136,9 +123,11 @@ class AttentionDecoder(nn.Module):
         attention_dim: int,
         dropout: float,
         tie: bool,
+        one_hot: bool = False,
     ):
         super().__init__()
-        self.embedding = WordEmbedding(words, embed_dim)
+        self.embedding = OneHotWords(words) if one_hot else WordEmbedding(words, embed_dim)
+        embed_dim = self.embedding.embedding_dim
         self.dropout = nn.Dropout(dropout)
         self.cells = nn.Sequential(nn.Linear(grid_dim, hidden_dim), nn.LayerNorm(hidden_dim))
         self.init = nn.Linear(hidden_dim, 2 * hidden_dim)

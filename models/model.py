@@ -36,18 +36,19 @@ class CaptionModel(nn.Module):
 
 
 def build_model(config: Config, words: int, weights: str | None = None) -> CaptionModel:
-    """A new model for a vocabulary of `words`; `weights` instead of the configuration's, if given."""
+    """A new model for a vocabulary of `words`; `weights` instead of the configuration's, if given.
+
+    A file of word vectors is not read here: only training from the start does that, a checkpoint has them.
+    """
     e, d = config.encoder, config.decoder
     size = e.image_size or input_size(e.name, e.weights)
     encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune, size)
+    last = (d.dropout, d.tie_embeddings, d.embeddings == "one_hot")
     if d.kind == "lstm":
-        decoder = LSTMDecoder(
-            encoder.dim, words, d.embed_dim, d.hidden_dim, d.layers, d.dropout, d.tie_embeddings
-        )
+        decoder = LSTMDecoder(encoder.dim, words, d.embed_dim, d.hidden_dim, d.layers, *last)
     else:
-        decoder = AttentionDecoder(
-            encoder.dim, words, d.embed_dim, d.hidden_dim, d.attention_dim, d.dropout, d.tie_embeddings
-        )
+        decoder = AttentionDecoder(encoder.dim, words, d.embed_dim, d.hidden_dim, d.attention_dim, *last)
+    decoder.embedding.requires_grad_(not d.freeze_embeddings)
     return CaptionModel(encoder, decoder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,17 @@ def same_end(a: Path, b: Path) -> None:
     logs = [pd.read_csv(folder / "loss_log.txt").drop(columns="seconds") for folder in (a, b)]
     logs = [log[log["event"] != "resume"].reset_index(drop=True) for log in logs]
     pd.testing.assert_frame_equal(*logs)
+
+
+def test_a_run_resumes_without_its_vectors_file(tmp_path):
+    write_dataset(tmp_path / "data")
+    (tmp_path / "vectors.txt").write_text("red 1 2 3\nwhite 2 1 0\n", encoding="utf-8")
+    words = {"embeddings": "vectors.txt", "embed_dim": 3, "freeze_embeddings": True}
+    config = write_config(tmp_path, decoder=words, train={"epochs": 1})
+    text = run(tmp_path, "train", "--config", config)
+    assert re.search(r"embeddings: 2 of \d+ words start from vectors\.txt", text)
+    (tmp_path / "vectors.txt").unlink()
+    run(tmp_path, "train", "--resume", "runs/tiny", "train.epochs=2")
 
 
 @pytest.mark.parametrize("features", ["cached features", "pictures"])

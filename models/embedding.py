@@ -1,0 +1,147 @@
+"""Words as the decoder reads them: learned embeddings, one-hot vectors, or vectors from a file."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from utils import UserError
+
+
+class WordEmbedding(nn.Embedding):
+    """Embeddings of unit variance, kept as small weights that can also score words.
+
+    Tied weights have two tasks: as output they have to be small, so that the loss starts near log V; as input
+    they have to be as large as the state they meet. So the input is scaled by sqrt(dim) (Vaswani et al.,
+    2017, section 3.4); without it the LSTM hardly hears the words in the first epochs.
+    """
+
+    def __init__(self, words: int, dim: int):
+        super().__init__(words, dim)
+        nn.init.normal_(self.weight, std=dim**-0.5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens) * self.embedding_dim**0.5
+
+    @torch.no_grad()
+    def start_from(self, path: Path, words: Sequence[str]) -> int:
+        """Start the words that a GloVe or word2vec file has from their vectors there, the others at random.
+
+        All vectors are multiplied by one factor that gives them the size of the weights here (a root mean
+        square of 1 / sqrt(dim)): how they lie to each other stays as it was.
+
+        Args:
+            path: a text file, see `read_vectors`.
+            words: the word of each row.
+
+        Returns:
+            How many of the words the file has.
+
+        Raises:
+            UserError: as `read_vectors` does; none of the words is in the file.
+        """
+        vectors = read_vectors(path, words, self.embedding_dim)
+        if not vectors:
+            raise UserError(f"decoder.embeddings={path}: none of the {len(words):,} words is in it")
+        rows = [i for i, word in enumerate(words) if word in vectors]
+        found = torch.from_numpy(np.stack([vectors[words[i]] for i in rows]))
+        self.weight[rows] = found / (found.square().mean() * self.embedding_dim).sqrt()
+        return len(rows)
+
+
+class OneHotWords(nn.Module):
+    """Each word as a vector of zeros with one entry, at its index.
+
+    The entry is sqrt(V) rather than 1, which is unit variance again: the LSTM hears it from the first step.
+    """
+
+    def __init__(self, words: int):
+        super().__init__()
+        self.num_embeddings = self.embedding_dim = words
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(...) -> (..., V) float32."""
+        zeros = torch.zeros(*tokens.shape, self.num_embeddings, device=tokens.device)
+        return zeros.scatter_(-1, tokens.unsqueeze(-1), self.num_embeddings**0.5)
+
+
+def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.ndarray]:
+    """The vectors of `words` in a text file of GloVe or word2vec, as far as it has them.
+
+    A line is a word and its numbers. word2vec's first line says how many words and numbers there are, GloVe
+    has no such line. Other words' lines are passed over unparsed: a file of many gigabytes takes the time of
+    reading it and the memory of the vectors that are returned.
+
+    Args:
+        words: words without spaces in them.
+        dim: how many numbers a vector has to have.
+
+    Returns:
+        word -> (dim,) float32; of a word that occurs twice the first vector.
+
+    Raises:
+        UserError: no such file, no text file of vectors, vectors of another size, a broken line.
+    """
+    wanted = {word.encode(): word for word in words}
+    vectors = {}
+    try:
+        with open(path, "rb") as file:
+            has_header, found_dim = look_at(path, file)
+            if found_dim != dim:
+                raise UserError(
+                    f"decoder.embed_dim={dim}: the vectors of {path} have {found_dim} numbers; "
+                    f"set decoder.embed_dim={found_dim}"
+                )
+            file.seek(0)
+            for number, line in enumerate(file, start=1):
+                word = wanted.get(line[: line.find(b" ")])
+                if word is None or word in vectors or (has_header and number == 1):
+                    continue
+                # GloVe's largest file has words with spaces: "at name@domain.com" is not the word "at".
+                token, *numbers = line.rstrip().rsplit(b" ", dim)
+                if token != word.encode() and len(numbers) == dim:
+                    continue
+                vectors[word] = parse(path, number, numbers, dim)
+    except OSError as error:
+        raise UserError(
+            f"decoder.embeddings={path}: {error.strerror or error}; it is learned, one_hot, or the path of a "
+            "GloVe or word2vec text file"
+        ) from None
+    return vectors
+
+
+def look_at(path: Path, file) -> tuple[bool, int]:
+    """Whether the first line is a header, and how many numbers a vector has."""
+    # A word may have spaces, so the shortest of some lines says how many numbers there are.
+    lines = [line.split() for line in islice(file, 100)]
+    if lines and len(lines[0]) == 2 and all(part.isdigit() for part in lines[0]):
+        return True, int(lines[0][1])
+    dim = min(map(len, lines), default=0) - 1
+    if dim < 1 or not all(map(is_number, lines[0][-dim:])):
+        raise UserError(
+            f"decoder.embeddings={path} is not a text file of vectors (a word and its numbers on each line); "
+            "unpack a .zip or .gz, save a .bin as text"
+        )
+    return False, dim
+
+
+def is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def parse(path: Path, number: int, numbers: list[bytes], dim: int) -> np.ndarray:
+    """(dim,) float32; raises UserError for a line that is cut short or has other things than numbers."""
+    if len(numbers) == dim and all(map(is_number, numbers)):
+        vector = np.array([float(text) for text in numbers], np.float32)
+        if np.isfinite(vector).all():
+            return vector
+    raise UserError(
+        f"decoder.embeddings={path}, line {number}: not {dim} numbers; is the file complete? fetch it again"
+    )
