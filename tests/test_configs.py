@@ -1,0 +1,68 @@
+"""Every configuration of the project trains: one step each, on tiny data with random weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from config import load_config
+from data.dataset import collate, training_batches
+from data.transforms import transform_for
+from models.model import build_model
+from tests.conftest import write_dataset
+from train import find_data, find_vocabulary
+from training.setup import make_datasets
+from training.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+CPU, FLOAT = torch.device("cpu"), torch.float32
+SMALLEST = {"inception_v3": 128}  # pixels that leave more than one cell; 64 are enough for the others
+CONFIGS = [ROOT / "config.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("configs") / "data"
+    write_dataset(folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_takes_a_training_step(data, path):
+    name = load_config(path).encoder.name
+    config = load_config(
+        path,
+        [
+            f"data.captions={data / 'captions.csv'}",
+            f"data.images={data / 'images'}",
+            "data.workers=0",
+            "encoder.weights=none",
+            f"encoder.image_size={SMALLEST.get(name, 64)}",
+            # Random weights over 152 layers leave the range of the cache's float16.
+            "features.cache=false",
+            "features.views=1",
+            "train.batch_size=2",
+        ],
+    )
+    table = find_data(config)
+    vocabulary = find_vocabulary(config, table)
+    torch.manual_seed(0)
+    model = build_model(config, len(vocabulary))
+    transform = transform_for(name, "none", config.encoder.image_size)
+    (train_set,) = make_datasets(config, table, ["train"], vocabulary, model, transform, CPU, FLOAT)
+    trainer = Trainer(model, config, steps_per_epoch=1, device=CPU, precision=FLOAT)
+    before = [parameter.clone() for parameter in trainer.parameters()]
+
+    batch = collate([train_set[draw] for draw in training_batches(len(train_set), 2, 1, 1)[0]])
+    loss = trainer.step(batch)
+
+    assert len(batch.captions) == 2 * min(config.data.captions_per_image, 2)
+    assert torch.isfinite(loss.objective)
+    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_says_what_it_is_and_has_a_run_folder_of_its_own(path):
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    assert sum(load_config(other).run.name == load_config(path).run.name for other in CONFIGS) == 1
