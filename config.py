@@ -88,6 +88,9 @@ class DecoderConfig(Section):
     attention_dim: int = Field(512, ge=1, description="size of the space in which attention compares")
     layers: int = Field(1, ge=1, le=8, description="LSTM layers (the attention decoder has one)")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on features, embeddings and output")
+    word_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of the words that the decoder does not hear in training"
+    )
     tie_embeddings: bool = Field(True, description="score words with their embeddings' own weights")
 
     @property

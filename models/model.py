@@ -43,7 +43,7 @@ def build_model(config: Config, words: int, weights: str | None = None) -> Capti
     e, d = config.encoder, config.decoder
     size = e.image_size or input_size(e.name, e.weights)
     encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune, size)
-    last = (d.dropout, d.tie_embeddings, d.embeddings == "one_hot")
+    last = (d.dropout, d.tie_embeddings, d.embeddings == "one_hot", d.word_dropout)
     if d.kind == "lstm":
         decoder = LSTMDecoder(encoder.dim, words, d.embed_dim, d.hidden_dim, d.layers, *last)
     else:

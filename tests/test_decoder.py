@@ -86,3 +86,21 @@ def test_attention_sums_to_one_over_the_cells_and_is_zero_on_padding():
 def test_tied_embeddings_are_one_tensor():
     decoder = make("attention")
     assert decoder.output.score.weight is decoder.embedding.weight
+
+
+@pytest.mark.parametrize("kind", ["attention", "lstm"])
+def test_word_dropout_silences_whole_words_in_training_alone(kind):
+    kinds = {"attention": AttentionDecoder, "lstm": LSTMDecoder}
+    decoder = kinds[kind](GRID, WORDS, 8, 10, 1, dropout=0.0, tie=True, word_dropout=0.25)
+    words = torch.ones(1000, 6, 8)
+    heard = decoder.train().hear(words)
+    silent = (heard == 0).all(dim=2)
+    torch.testing.assert_close(heard[~silent], torch.full_like(heard[~silent], 1 / 0.75))
+    assert 0.2 < silent.float().mean() < 0.3
+    assert torch.equal(decoder.eval().hear(words), words)
+
+
+def test_forget_gates_start_open():
+    assert (make("attention").from_word.bias.chunk(4)[1] == 1).all()
+    lstm = make("lstm").lstm
+    assert all((bias.chunk(4)[1] == 1).all() for bias in (lstm.bias_ih_l0, lstm.bias_ih_l1))
