@@ -10,6 +10,7 @@ benchmarks/tokenizer_agreement.py does that for any captions file.
 """
 
 import re
+from functools import lru_cache
 
 # Letters and digits, with the accents and vowel signs that some scripts write as characters of their own.
 _MARK = r"\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0981-\u0dff"
@@ -68,8 +69,18 @@ def tokenize(caption: str) -> list[str]:
     has rules of their own, and the full stop after a last single letter ("plan B."), where its answer
     depends on the caption that comes next.
     """
+    text = caption.lower().replace("&amp;", "&").replace("\xad", "")
+    # Words come again and again, so what stands between spaces is split once. Only "no." looks further: it
+    # keeps its full stop before a number.
+    if "no." in text:
+        return list(_split.__wrapped__(text))
+    return [token for piece in text.split() for token in _split(piece)]
+
+
+@lru_cache(maxsize=1 << 16)  # COCO has fewer different words than that
+def _split(text: str) -> tuple[str, ...]:
     tokens = []
-    for token in _TOKEN.findall(caption.lower().replace("&amp;", "&").replace("\xad", "")):
+    for token in _TOKEN.findall(text):
         token = _SPELLING.get(token, token).replace("’", "'")
         tokens += _JOINED.get(token, [token])
-    return [token for token in tokens if token not in _REMOVED]
+    return tuple(token for token in tokens if token not in _REMOVED)

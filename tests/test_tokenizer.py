@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from benchmarks import tokenizer_agreement
 from benchmarks.tokenizer_agreement import java_tokens
-from data.tokenizer import tokenize
+from data.tokenizer import _split, tokenize
 from metrics.meteor import find_java
 
 # A caption, and below it the tokens that the Java program answered; () where there is none.
@@ -237,3 +237,17 @@ def test_the_agreement_script_counts_the_captions_that_differ(monkeypatch, tmp_p
     monkeypatch.setattr("sys.argv", ["tokenizer_agreement.py", str(captions)])
     tokenizer_agreement.main()
     assert "2 captions, 0 differ" in capsys.readouterr().out
+
+
+@given(
+    st.lists(
+        st.sampled_from(["no. ", "No.", "5", " ", "can't", "'tis", "-lrb-", "...", "İ", "'"]) | st.text()
+    )
+)
+def test_a_caption_splits_as_a_whole_as_it_does_word_by_word(parts):
+    text = "".join(parts).lower().replace("&amp;", "&").replace("\xad", "")
+    assert tokenize(text) == list(_split.__wrapped__(text))
+
+
+def test_a_full_stop_before_a_number_stays():
+    assert tokenize("No. 5 is red, no. it is not") == ["no.", "5", "is", "red", "no", "it", "is", "not"]
