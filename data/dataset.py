@@ -2,7 +2,8 @@
 
 import random
 import signal
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,11 +33,28 @@ class Batch(NamedTuple):
     image_index: torch.Tensor  # (M,) int64, which of the N images a caption describes
 
 
+class Strings(Sequence[str]):
+    """Strings in one flat buffer, made into a `str` when they are asked for."""
+
+    def __init__(self, strings: Iterable[str]):
+        encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
+        self.buffer = b"".join(encoded)
+        self.start = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    def __getitem__(self, i: int) -> str:
+        if not 0 <= i < len(self):  # what ends an iteration
+            raise IndexError(i)
+        return self.buffer[self.start[i] : self.start[i + 1]].decode("utf-8", "surrogatepass")
+
+
 class Flickr8kDataset(Dataset):
     """One split. An item is one image with up to `captions_per_image` of its captions.
 
-    The captions lie in flat arrays, tokens after tokens: lists of lists would cost a hundred bytes a word and
-    be copied into every worker as soon as it touches their reference counts.
+    Names and captions lie in flat arrays, tokens after tokens: lists would cost a hundred bytes a word and be
+    copied into every worker as soon as it touches their reference counts.
     """
 
     def __init__(
@@ -52,15 +70,19 @@ class Flickr8kDataset(Dataset):
         augment: Sequence[str] = (),
     ):
         """With `features` the items carry cached grids instead of pictures, and `images` is not read."""
-        groups = table[table["split"] == split].groupby("image", sort=False)["caption"]
-        self.names: list[str] = list(groups.groups)
-        if not self.names:
+        rows = table[table["split"] == split]
+        image, names = pd.factorize(rows["image"])
+        if not len(names):
             raise UserError(f"the captions file has no images in the split {split!r}")
-        tokens = [[vocabulary.numericalize(text, max_length) for text in group] for _, group in groups]
-        flat = [caption for captions in tokens for caption in captions]
-        self.tokens = np.concatenate([np.asarray(caption, np.int32) for caption in flat])
-        self.caption_start = np.cumsum([0, *map(len, flat)])  # caption -> its first token
-        self.image_start = np.cumsum([0, *map(len, tokens)])  # image -> its first caption
+        self.names = Strings(names)
+        tokens, lengths = array("i"), []
+        for caption in rows["caption"].to_numpy()[np.argsort(image, kind="stable")]:
+            indices = vocabulary.numericalize(caption, max_length)
+            tokens.extend(indices)
+            lengths.append(len(indices))
+        self.tokens = np.frombuffer(tokens, np.int32)
+        self.caption_start = np.cumsum([0, *lengths])  # caption -> its first token
+        self.image_start = np.cumsum([0, *np.bincount(image)])  # image -> its first caption
         self.images, self.transform, self.features = images, transform, features
         self.captions_per_image, self.augment = captions_per_image, list(augment)
 
@@ -128,7 +150,7 @@ def leave_signals_to_parent(_worker: int) -> None:
 def make_loader(
     dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, device: torch.device
 ) -> DataLoader:
-    """Batches of `dataset`. Cached features are read in this process: memory mapping needs no workers."""
+    """Batches of `dataset`. Cached features are read in this process: there is nothing to compute."""
     return DataLoader(
         dataset,
         batch_sampler=batches,

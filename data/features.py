@@ -1,4 +1,4 @@
-"""What a frozen encoder sees, computed once per picture and memory-mapped.
+"""What a frozen encoder sees, computed once per picture and kept in a file.
 
 A store is a folder with `grids.f16`, to which rows are only ever appended, and `index.json`, which says
 which row belongs to which picture and what the picture was when it was computed. The folder's name is a
@@ -25,22 +25,30 @@ SAVE_EVERY = 64  # batches after which the index is written: an interrupted pass
 
 
 class FeatureGrids:
-    """Grids by image name, read from the memory map. Pickles as a path, so workers share one map."""
+    """Grids by image name, each read from the file when it is asked for.
+
+    Not memory-mapped: the pages of a map count as this process's memory, and an epoch over COCO touches 24 GB
+    of them. Pickles as a path; do not ask in a process and in its fork, which share the position in the file.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, int], rows: dict[str, list[int]]):
         """`shape` is (L, C); `rows` says which rows an image has, the plain view first."""
         self.path, self.shape, self.rows = path, shape, rows
-        self.map: np.memmap | None = None
+        self.file = None
 
     def grid(self, name: str, seed: int = 0) -> torch.Tensor:
         """(L, C) float16 of the picture; of one of its views, drawn by `seed`, where it has several."""
-        if self.map is None:
-            self.map = np.memmap(self.path, np.float16, "r").reshape(-1, *self.shape)
+        if self.file is None:
+            self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as the object lives)
         rows = self.rows[name]
-        return torch.from_numpy(np.array(self.map[rows[seed % len(rows)]]))
+        grid = np.empty(self.shape, np.float16)
+        self.file.seek(rows[seed % len(rows)] * grid.nbytes)
+        if self.file.readinto(grid) != grid.nbytes:
+            raise UserError(f"the feature cache {self.path} was cut short; delete its folder")
+        return torch.from_numpy(grid)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "map": None}
+        return {**self.__dict__, "file": None}
 
 
 class Pictures(Dataset):
