@@ -6,7 +6,7 @@ train.py does the same by itself; run this to look at the words, or to fix them 
 from pathlib import Path
 
 from config import DEFAULT_CONFIG, argument_parser, load_config
-from data.captions import read_captions
+from data.captions import SPLITS, read_captions
 from data.sample import draw_if_asked
 from data.vocab import SPECIAL, Vocabulary, count_words
 from utils import run_script
@@ -31,11 +31,13 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
 
     draw_if_asked(config.data.captions)
-    table = read_captions(config.data.captions)
+    # Words need no pictures; but where they are, the words are those of the captions that training reads.
+    pictures_of = SPLITS if config.data.images.is_dir() else ()
+    table = read_captions(config.data.captions, config.data.images, config.data.max_bad_rows, pictures_of)
     captions = table.loc[table["split"] == "train", "caption"]
     vocabulary = Vocabulary.build(captions, config.data.min_freq)
     counts = count_words(captions)
-    output = args.output or config.data.captions.parent / "vocab.json"
+    output = args.output or config.data.captions[0].parent / "vocab.json"
     vocabulary.save(output)
 
     known = len(vocabulary) - len(SPECIAL)

@@ -37,8 +37,16 @@ class RunConfig(Section):
 
 
 class DataConfig(Section):
-    captions: Path = Field(Path("archive/captions.csv"), description="CSV with image,caption[,split]")
+    captions: list[Path] = Field(
+        Path("archive/captions.csv"), min_length=1, description="captions file, or several as [a.json,b.json]"
+    )
     images: Path = Field(Path("archive/images"), description="folder that the image names are relative to")
+    max_bad_rows: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of rows without a picture or a caption that is left out; more is an error",
+    )
     min_freq: int = Field(5, ge=1, description="a word rarer than this in the training captions is <unk>")
     max_length: int = Field(40, ge=1, description="words of a caption that training reads; the rest is cut")
     captions_per_image: int = Field(5, ge=1, description="captions drawn per image and epoch, at most")
@@ -46,6 +54,11 @@ class DataConfig(Section):
         ["crop", "flip"], description="augmentation of pictures for a trained encoder and for extra views"
     )
     workers: int = Field(2, ge=0, description="processes that read pictures; 0 reads in the main process")
+
+    @field_validator("captions", mode="before")
+    @classmethod
+    def one_or_several(cls, captions):
+        return captions if isinstance(captions, list) else [captions]
 
 
 class EncoderConfig(Section):

@@ -1,12 +1,14 @@
 """Score a model, or captions from anywhere, against the reference captions of a split."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from config import DEFAULT_CONFIG, Config, argument_parser, load_config
-from data.captions import SPLITS, check_images, read_captions, references
+from data.captions import SPLITS, read_captions, references
+from data.formats import open_captions
 from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
 from metrics.scores import METRICS, Scorer, caption_statistics
@@ -21,8 +23,8 @@ def main() -> None:
     args = parse_arguments()
     if args.predictions:
         config = load_config(args.config or DEFAULT_CONFIG, args.overrides)
-        table = read_captions(config.data.captions)
-        captions, words = read_predictions(args.predictions), None
+        table = read_table(config, pictures_of=())
+        captions, words = read_predictions(args.predictions, table), None
         output = args.output or args.predictions.parent / f"eval-{args.split}"
     else:
         if args.config:
@@ -30,7 +32,7 @@ def main() -> None:
         checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
         beam = [f"search.beam={args.beam}"] if args.beam else []
         loaded = load_model(checkpoint, [*args.overrides, *beam])
-        table = read_captions(loaded.config.data.captions)
+        table = read_table(loaded.config, pictures_of=[args.split])
         captions, words = caption_with(loaded, table, args.split), len(loaded.words) - len(SPECIAL)
         output = args.output or checkpoint.parent / f"eval-{args.split}"
 
@@ -44,7 +46,7 @@ def main() -> None:
         raise UserError(f"{args.predictions or args.split}: {error}") from None
     statistics = caption_statistics(captions, words)
     print_table(scores, scorer.left_out, statistics, len(captions))
-    write_results(output, {**scores, **statistics}, captions)
+    write_results(output, {**scores, **statistics}, captions, image_ids(table))
     print(f"wrote {output / 'scores.json'} and {output / 'captions.json'}")
 
 
@@ -57,7 +59,7 @@ def parse_arguments():
     parser.add_argument("--beam", type=int, metavar="K", help="beam width, the same as search.beam=K")
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE",
-        help="score these captions instead of a model's: JSON in COCO's results format, or a CSV",
+        help="score these captions instead of a model's: COCO's results format, or any captions file",
     )  # fmt: skip
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="with --predictions: whose data.captions to score against"
@@ -71,10 +73,20 @@ def parse_arguments():
     return parser.parse_intermixed_args()
 
 
+def read_table(config: Config, pictures_of: Sequence[str]) -> pd.DataFrame:
+    data = config.data
+    return read_captions(data.captions, data.images, data.max_bad_rows, pictures_of)
+
+
+def image_ids(table: pd.DataFrame) -> dict[str, int | str]:
+    """Image name -> its id in the captions file, or the name again where the file has no ids."""
+    column = "image_id" if "image_id" in table else "image"
+    return dict(zip(table["image"].tolist(), table[column].tolist(), strict=True))
+
+
 def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
     """Image name -> the model's caption."""
     config: Config = loaded.config
-    check_images(table[table["split"] == split], config.data.images)
     device = pick_device(config.run.device)
     precision = pick_precision(config.run.precision, device)
     loaded.model.to(device)
@@ -102,26 +114,39 @@ def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
     )
 
 
-def read_predictions(path: Path) -> dict[str, str]:
-    """Image -> caption from JSON, a list of {"image_id" or "image", "caption"}, or CSV with image,caption."""
+def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
+    """Image name -> caption, from COCO's results format or from a captions file with one caption per image.
+
+    COCO's results format is a JSON list of {"image_id", "caption"}. An image is known by its name or by the
+    id that `table` has for it.
+    """
     if not path.is_file():
         raise UserError(f"no predictions at {path}")
+    ids = image_ids(table)
+    names = {str(image_id): name for name, image_id in ids.items()} | {name: name for name in ids}
     try:
-        if path.suffix.lower() == ".csv":
-            rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").to_dict(
-                "records"
-            )
-        else:
-            rows = json.loads(path.read_text("utf-8-sig"))
-        pairs = [
-            (str(row["image"] if "image" in row else row["image_id"]), str(row["caption"])) for row in rows
-        ]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f'{path} is neither a JSON list of {{"image_id": …, "caption": …}} nor a CSV, named .csv, with '
-            "the columns image,caption"
-        ) from None
-    captions = dict(pairs)
+        results = json.loads(path.read_text("utf-8-sig"))
+    except ValueError:
+        results = None  # a captions file, or an error that its reader names
+    if isinstance(results, list):
+        try:
+            pairs = [
+                (str(row["image"] if "image" in row else row["image_id"]), str(row["caption"]))
+                for row in results
+            ]
+        except (KeyError, TypeError):
+            raise UserError(
+                f'{path} is a JSON list, but not of {{"image_id": …, "caption": …}} as COCO\'s results are'
+            ) from None
+    else:
+        rows = [row for row in open_captions([path])[0].rows if row.split != ""]
+        if problems := [row.problem for row in rows if row.problem]:
+            raise UserError(f"{path}: {problems[0]}")
+        # The name before the id: what two sources call number 7 may be different pictures.
+        named = [row.image in names or row.image_id is None for row in rows]
+        images = [row.image if name else str(row.image_id) for name, row in zip(named, rows, strict=True)]
+        pairs = [(image, row.caption) for image, row in zip(images, rows, strict=True)]
+    captions = {names.get(image, image): caption for image, caption in pairs}
     if len(captions) < len(pairs):
         twice = next(image for i, (image, _) in enumerate(pairs) if image in dict(pairs[:i]))
         raise UserError(f"{path} has more than one caption for {twice!r}; keep one")
@@ -143,8 +168,10 @@ def print_table(scores: dict, left_out: dict, statistics: dict, images: int) -> 
     print(f"  different words    {statistics['distinct_words']:,}{used}")
 
 
-def write_results(output: Path, scores: dict[str, float], captions: dict[str, str]) -> None:
-    rows = [{"image_id": image, "caption": caption} for image, caption in captions.items()]
+def write_results(
+    output: Path, scores: dict[str, float], captions: dict[str, str], ids: dict[str, int | str]
+) -> None:
+    rows = [{"image_id": ids[image], "caption": caption} for image, caption in captions.items()]
     for name, content in (("scores.json", scores), ("captions.json", rows)):
         try:
             with replacing(output / name) as temporary:

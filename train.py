@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from config import DEFAULT_CONFIG, Config, argument_parser, load_config
-from data.captions import check_images, read_captions, references
+from data.captions import read_captions, references
 from data.sample import draw_if_asked
 from data.transforms import ImageTransform, transform_for
 from data.vocab import Vocabulary
@@ -108,22 +108,20 @@ def main() -> int:
 
 def find_data(config: Config):
     """The captions table, its pictures checked; the built-in sample is drawn if it is asked for."""
-    captions = config.data.captions
-    draw_if_asked(captions)
-    if not captions.exists():
+    data = config.data
+    draw_if_asked(data.captions)
+    if absent := [path for path in data.captions if not path.exists()]:
         raise UserError(
-            f"no data: looked for {captions.absolute()} and {config.data.images.absolute()}/; get Flickr8k "
+            f"no data: looked for {absent[0].absolute()} and {data.images.absolute()}/; get Flickr8k "
             "(Kaggle's 'flickr8k' has pictures and captions), put captions.csv and images/ there, or try the "
             "built-in sample: python train.py --config configs/sample.yaml"
         )
-    table = read_captions(captions)
-    check_images(table, config.data.images)
-    return table
+    return read_captions(data.captions, data.images, data.max_bad_rows)
 
 
 def find_vocabulary(config: Config, table) -> Vocabulary:
     """vocab.json beside the captions, if build_vocab.py has written one; else that of the training split."""
-    path = config.data.captions.parent / "vocab.json"
+    path = config.data.captions[0].parent / "vocab.json"
     if path.exists():
         print(f"vocabulary: {path}")
         return Vocabulary.load(path)

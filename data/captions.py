@@ -1,72 +1,134 @@
-"""A captions file -> one table: image, caption, split."""
+"""Captions files -> one table: image, caption, split."""
 
-import csv
-import hashlib
-from pathlib import Path
+import os
+from collections.abc import Sequence
+from pathlib import Path, PureWindowsPath
 
 import pandas as pd
 
+from data.formats import Row, open_captions, split_of
 from utils import UserError
 
 SPLITS = ("train", "val", "test")
-COLUMNS = ["image", "caption", "split"]
+NAMED = 3  # rows that a message about unusable ones names
 
 
-def read_captions(path: Path) -> pd.DataFrame:
-    """Read a CSV with the columns image,caption[,split] in UTF-8, with or without a byte order mark.
+def read_captions(
+    paths: Path | Sequence[Path],
+    images: Path,
+    max_bad_rows: float = 0.05,
+    pictures_of: Sequence[str] = SPLITS,
+) -> pd.DataFrame:
+    """Read captions in any format of data/formats.py, and say what was found.
+
+    Rows that cannot be used (no caption, no such picture, not of the format) are left out and counted. Rows
+    that a file sets aside, by an empty split or by naming the image in no list, are left out without a word.
+
+    Args:
+        images: the folder of the pictures; COCO's may lie in train2014/ and the like in it.
+        max_bad_rows: share of the rows that may be unusable before that is an error.
+        pictures_of: the splits whose pictures have to be there.
 
     Returns:
-        DataFrame with `image` (path relative to the images folder), `caption`, `split` (train, val or test).
-        Without a split column the split follows from a hash of the image's name. Rows that have a split
-        column with nothing in it are left out: that is how a file sets captions aside.
+        DataFrame with `image` (path relative to `images`), `caption`, `split` (train, val or test) and, where
+        the format has one, `image_id`. A file without splits gets them by a hash of the images' names.
 
     Raises:
-        UserError: no such file, no such columns, an unknown split, nothing left.
+        UserError: a file cannot be read, a path leads out of `images`, a split is unknown or an image is in
+            two, too many rows are unusable, nothing is left, or there is no folder `images`.
     """
-    try:
-        table = pd.read_csv(
-            path, encoding="utf-8-sig", dtype=str, keep_default_na=False, skipinitialspace=True
-        )
-    except FileNotFoundError:
-        raise UserError(f"no captions file at {path}; set data.captions to yours") from None
-    except (ValueError, csv.Error, OSError) as error:
-        raise UserError(f"{path} is not a CSV file in UTF-8 ({error})") from None
-    missing = {"image", "caption"} - set(table.columns)
-    if missing:
-        found = ", ".join(map(str, table.columns[:5]))
-        raise UserError(
-            f"{path}: no column {sorted(missing)[0]!r} in its first line ({found}); it needs image,caption"
-        )
-    table["image"] = table["image"].str.strip()
-    table["caption"] = table["caption"].str.strip()
-    table["split"] = table["split"].str.strip() if "split" in table else table["image"].map(split_of)
-    unknown = set(table["split"]) - {*SPLITS, ""}
+    paths = [paths] if isinstance(paths, Path) else list(paths)
+    where = ", ".join(map(str, paths))
+    sources = open_captions(paths)
+    rows = pd.DataFrame((row for source in sources for row in source.rows), columns=Row._fields, dtype=object)
+    by_hash = bool(rows["split"].isna().any())
+    rows = complete(rows, images)
+    check_paths(rows["image"], where)
+    unknown = set(rows["split"]) - {*SPLITS, ""}
     if unknown:
-        raise UserError(f"{path}: split {sorted(unknown)[0]!r} is not one of {', '.join(SPLITS)}")
-    usable = (table["image"] != "") & (table["caption"] != "") & (table["split"] != "")
-    table = table.loc[usable, COLUMNS].reset_index(drop=True)
-    if table.empty:
-        raise UserError(f"{path} has no rows with an image, a caption and a split")
+        raise UserError(f"{where}: split {sorted(unknown)[0]!r} is not one of {', '.join(SPLITS)}")
+    rows = rows[(rows["split"] != "") | (rows["problem"] != "")]
+    rows = leave_out_unusable(rows, images, max_bad_rows, pictures_of, where)
+    if rows.empty:
+        raise UserError(f"{where} has no rows with an image, a caption and a split")
+    check_one_split(rows, where)
+    # Only ids that name each image: those of two files, or of half of them, would mean nothing.
+    has_ids = rows["image_id"].notna().all() and rows["image_id"].nunique() == rows["image"].nunique()
+    columns = ["image", "caption", "split"] + (["image_id"] if has_ids else [])
+    table = rows[columns].infer_objects().reset_index(drop=True)
+    formats = " and ".join(dict.fromkeys(source.format for source in sources))
+    print(f"{where}: {formats}{' (split by hash of the names)' if by_hash else ''}; {summary(table)}")
     return table
 
 
-def split_of(image: str) -> str:
-    """train (80 %), val (10 %) or test (10 %) from the name alone, so that adding images moves no other."""
-    bucket = int.from_bytes(hashlib.sha256(image.encode()).digest()[:8]) % 10
-    return {0: "val", 1: "test"}.get(bucket, "train")
+def complete(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
+    """The rows with their names and captions stripped, every split filled in, and each name held once."""
+    name, caption = rows["image"].str.strip(), rows["caption"].str.strip()
+    # The hash is of the name without COCO's folder: how the pictures lie on disk moves none of them.
+    by_hash = {image: split_of(image) for image in name[rows["split"].isna()].unique()}
+    split = rows["split"].fillna(name.map(by_hash))
+    folders = {folder: folder + "/" for folder in rows["folder"].unique() if (images / folder).is_dir()}
+    codes, names = pd.factorize(rows["folder"].map({**folders, "": ""}).fillna("") + name)
+    return rows.assign(image=names.take(codes), caption=caption, split=split)
 
 
-def check_images(table: pd.DataFrame, images: Path) -> None:
-    """Raise UserError where a picture of the table is missing from the `images` folder."""
-    if not images.is_dir():
+def check_paths(images: pd.Series, where: str) -> None:
+    """Raise UserError for an absolute path, of any system, or one through `..`."""
+    for name in images.unique():
+        parts = PureWindowsPath(name)  # knows both kinds of slash
+        if parts.anchor or ".." in parts.parts:
+            raise UserError(
+                f"{where}: the picture {name!r} may lie outside of data.images; name pictures relative to "
+                "that folder, without a drive, a leading slash or .."
+            )
+
+
+def leave_out_unusable(
+    rows: pd.DataFrame, images: Path, max_bad_rows: float, pictures_of: Sequence[str], where: str
+) -> pd.DataFrame:
+    """The rows with an image, a caption and, in the splits `pictures_of`, a picture; others are counted."""
+    if pictures_of and not images.is_dir():
         raise UserError(f"no images folder at {images.absolute()}; set data.images to yours")
-    names = table["image"].unique()
-    missing = [name for name in names if not (images / name).is_file()]
-    if missing:
+    looked_at = rows["split"].isin(list(pictures_of) or SPLITS)
+    names = rows.loc[looked_at, "image"].unique() if pictures_of else []
+    missing = [name for name in names if not os.path.isfile(f"{images}/{name}")]
+    problems = rows["problem"].copy()
+    for is_bad, problem in (
+        (rows["image"] == "", "a row without an image"),
+        (rows["caption"] == "", "{!r} has no caption"),
+        (looked_at & rows["image"].isin(missing), "no picture {!r}"),
+    ):
+        is_bad &= problems == ""
+        problems[is_bad] = rows.loc[is_bad, "image"].map(problem.format)
+    bad = problems != ""
+    if not bad.any():
+        return rows
+    first = list(dict.fromkeys(problems[bad]))
+    named = "; ".join(first[:NAMED]) + ("; …" if len(first) > NAMED else "")
+    share = (bad & looked_at).sum() / max(looked_at.sum(), 1)
+    found = f"{bad.sum():,} of {len(rows):,} rows of {where} cannot be used (pictures in {images}): {named}"
+    if share > max_bad_rows:
         raise UserError(
-            f"{len(missing)} of {len(names)} pictures are missing from {images.absolute()}, the first is "
-            f"{missing[0]!r}; set data.images to their folder or take their rows out of the captions file"
+            f"{found}. That is {share:.1%}: mend them, set data.images to the pictures' folder, or allow "
+            f"more with data.max_bad_rows (now {max_bad_rows:g})"
         )
+    print(f"left out: {found}")
+    return rows[~bad]
+
+
+def check_one_split(rows: pd.DataFrame, where: str) -> None:
+    """Raise UserError where an image is in two splits: a test of what was trained on tests nothing."""
+    pairs = rows[["image", "split"]].drop_duplicates()
+    twice = pairs.loc[pairs["image"].duplicated(), "image"]
+    if len(twice):
+        splits = " and ".join(pairs.loc[pairs["image"] == twice.iloc[0], "split"])
+        raise UserError(f"{where}: {twice.iloc[0]!r} is in {splits}; an image belongs to one split")
+
+
+def summary(table: pd.DataFrame) -> str:
+    counts = table.drop_duplicates("image")["split"].value_counts()
+    splits = ", ".join(f"{split} {counts[split]:,}" for split in SPLITS if split in counts)
+    return f"{counts.sum():,} images ({splits}), {len(table):,} captions"
 
 
 def references(table: pd.DataFrame, split: str) -> dict[str, list[str]]:

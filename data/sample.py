@@ -91,9 +91,9 @@ class Scene(NamedTuple):
     where: str
 
 
-def draw_if_asked(captions: Path) -> None:
+def draw_if_asked(captions: list[Path]) -> None:
     """Draw the sample if `captions` is its captions file and is not there yet."""
-    if captions.parent == SAMPLE_FOLDER and not captions.exists():
+    if captions[0].parent == SAMPLE_FOLDER and not captions[0].exists():
         draw_sample(SAMPLE_FOLDER)
 
 

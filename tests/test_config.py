@@ -28,6 +28,9 @@ def test_there_are_configurations_to_test():
         ("train.epochs=0", r"train\.epochs=0: .*greater than or equal to 1"),
         ("decoder.kind=gru", r"decoder\.kind='gru': .*'attention' or 'lstm'"),
         ("decoder.layers=2", r"decoder\.layers: the attention decoder has 1 layer"),
+        ("data.captions=[]", r"data\.captions=\[\]: .*at least 1 item"),
+        ("data.captions={a: 1}", r"data\.captions=.*not a valid path"),
+        ("data.max_bad_rows=5", r"data\.max_bad_rows=5: .*less than or equal to 1"),
         ("epochs=3", r"'epochs=3' is not an override"),
         ("train.lr", r"'train\.lr' is not an override"),
         ("run.name=../x", r"run\.name"),
@@ -91,3 +94,10 @@ def test_every_key_is_read_somewhere():
 def test_an_encoder_that_torchvision_does_not_have_is_refused(name, mend):
     with pytest.raises(UserError, match=rf"encoder\.name='{name}': .*no such classification model; {mend}"):
         make_config({"encoder": {"name": name}})
+
+
+def test_captions_are_one_file_or_a_list_of_files():
+    for override, files in (("a.json", ["a.json"]), ("[a.json,b.json]", ["a.json", "b.json"])):
+        config = make_config({}, [f"data.captions={override}"])
+        assert config.data.captions == [Path(file) for file in files]
+        assert make_config(config.as_dict()) == config

@@ -12,7 +12,7 @@ TRANSFORM = ImageTransform(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def make(dataset, split="train", **options):
-    table = read_captions(dataset / "captions.csv")
+    table = read_captions(dataset / "captions.csv", dataset / "images")
     vocabulary = Vocabulary.build(table["caption"], 1)
     return Flickr8kDataset(table, split, vocabulary, dataset / "images", TRANSFORM, **options), vocabulary
 

@@ -15,7 +15,9 @@ import torch
 import yaml
 from PIL import Image
 
+from data.formats import half_of
 from tests.conftest import tiny, write_dataset
+from tests.test_formats import write_coco
 
 ROOT = Path(__file__).parents[1]
 # One thread each: the tests themselves run side by side.
@@ -110,6 +112,22 @@ def test_evaluation_writes_scores_and_captions(trained):
     again = json.loads((trained / "again" / "scores.json").read_text())
     assert again["BLEU-4"] == scores["BLEU-4"]
     assert again["CIDEr"] == scores["CIDEr"]
+
+
+def test_a_model_is_scored_on_coco_files_and_its_captions_carry_their_ids(trained):
+    names = [f"{i:02}.png" for i in range(24)]
+    rows = [(name, f"A half {k} is red.", "train" if name < "12" else "val") for name in names for k in "ab"]
+    files = ",".join(map(str, write_coco(trained, rows)))
+    text = run(trained, "evaluate", "--split", "val", "--output", "coco", f"data.captions=[{files}]")
+    assert "COCO captions (the val file is val and test); 24 images" in text
+    ids = [row["image_id"] for row in json.loads((trained / "coco" / "captions.json").read_text())]
+    assert ids == [1000 + i for i in range(12, 24) if half_of(names[i]) == "val"]
+    run(
+        trained, "evaluate", "--config", "tiny.yaml", "--predictions", "coco/captions.json", "--split", "val",
+        "--output", "coco2", f"data.captions=[{files}]",
+    )  # fmt: skip
+    scores = [json.loads((trained / name / "scores.json").read_text()) for name in ("coco", "coco2")]
+    assert scores[0]["CIDEr"] == scores[1]["CIDEr"]
 
 
 def test_predictions_for_other_images_are_refused(trained):
