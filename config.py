@@ -42,10 +42,7 @@ class DataConfig(Section):
     )
     images: Path = Field(Path("archive/images"), description="folder that the image names are relative to")
     max_bad_rows: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="share of rows without a picture or a caption that is left out; more is an error",
+        0.05, ge=0, le=1, description="share of unusable rows that is left out; more is an error"
     )
     min_freq: int = Field(5, ge=1, description="a word rarer than this in the training captions is <unk>")
     max_length: int = Field(40, ge=1, description="words of a caption that training reads; the rest is cut")

@@ -5,7 +5,7 @@ import io
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.captions import read_captions, references
@@ -37,6 +37,7 @@ def test_a_csv_is_read_with_or_without_byte_order_mark_and_carriage_returns(tmp_
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
 def test_any_caption_survives_a_csv(tmp_path_factory, captions):
     captions = [f"x {caption}" for caption in captions]  # none is empty

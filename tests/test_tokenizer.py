@@ -239,6 +239,7 @@ def test_the_agreement_script_counts_the_captions_that_differ(monkeypatch, tmp_p
     assert "2 captions, 0 differ" in capsys.readouterr().out
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from(["no. ", "No.", "5", " ", "can't", "'tis", "-lrb-", "...", "İ", "'"]) | st.text()
