@@ -34,6 +34,7 @@ class RunConfig(Section):
         "auto", description="mixed precision; auto is bfloat16 where the hardware has it"
     )
     deterministic: bool = Field(False, description="choose repeatable CUDA kernels, at some cost in speed")
+    tensorboard: bool = Field(False, description="log for TensorBoard, too (needs the package tensorboard)")
 
 
 class DataConfig(Section):

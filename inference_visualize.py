@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 
 from config import Config, argument_parser
+from data.captions import read_captions
 from data.transforms import ImageTransform, read_picture
 from data.vocab import Vocabulary
+from metrics.sentences import sentence_scores
 from models.model import load_model
 from models.search import Captions, SearchOptions
 from progress import Progress
@@ -38,6 +41,7 @@ def main() -> int:
     paths = find_pictures([argument for argument in args.arguments if not OVERRIDE.match(argument)])[
         : args.limit
     ]
+    references, names_there = read_references(args.captions, paths) if args.captions else ({}, {})
     checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
     loaded = load_model(checkpoint, overrides)
     if args.attention and loaded.config.decoder.kind != "attention":
@@ -61,7 +65,8 @@ def main() -> int:
             pixels = torch.stack([tensor for _, _, tensor in batch])
             [captions] = caption_batches(loaded.model, [pixels], options, device, precision)
             for i, (path, picture, _) in enumerate(batch):
-                result = describe(path, captions, i, vocabulary)
+                said = references.get(names_there.get(path), [])
+                result = describe(path, captions, i, vocabulary, said)
                 save_pictures(result, picture, args.output, names[path], args.attention)
                 results.append(result)
             progress.update(len(batch))
@@ -69,7 +74,10 @@ def main() -> int:
         print(f"skipped {problem}", file=sys.stderr)
     if not results:
         raise UserError(f"none of the {len(paths)} pictures could be read")
-    write_results(results, names, args.output, args.attention)
+    captions = {names_there[r.path]: r.caption for r in results if r.path in names_there}
+    scores = sentence_scores(captions, references) if captions else {}
+    scores = {path: scores[name] for path, name in names_there.items() if name in scores}
+    write_results(results, scores, names, args.output, args.attention)
     for result in results[:10]:
         print(f"{result.path}: {result.caption}")
     if len(results) > 10:
@@ -91,6 +99,10 @@ def parse_arguments():
     parser.add_argument(
         "--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="where to write (outputs)"
     )
+    parser.add_argument(
+        "--captions", type=Path, metavar="FILE",
+        help="what people said of these pictures: shown beside the captions, which are scored against it",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     parser.add_argument("--beam", type=int, metavar="K", help="beam width, 1 is greedy (5)")
     parser.add_argument("--temperature", type=float, metavar="T", help="above 0: sample, flatter as T grows")
@@ -118,6 +130,7 @@ class Result:
     words: list[tuple[str, float]]  # each with its probability
     others: list[tuple[str, float]]  # the other beams and their log-probabilities
     alphas: np.ndarray | None  # (words, rows, columns)
+    references: list[str]  # what people said of it, as far as known
 
 
 def find_pictures(arguments: list[str]) -> list[Path]:
@@ -143,6 +156,28 @@ def find_pictures(arguments: list[str]) -> list[Path]:
     return list(found)
 
 
+def read_references(file: Path, paths: list[Path]) -> tuple[dict[str, list[str]], dict[Path, str]]:
+    """All captions of a captions file by its names of the pictures, and those names of `paths`.
+
+    A picture is named by the end of its path: `images/a.jpg` is `a.jpg` there, or `images/a.jpg`. Raises
+    UserError where the file names none of them.
+    """
+    table = read_captions(file)
+    references = {image: group.tolist() for image, group in table.groupby("image", sort=False)["caption"]}
+    names = {}
+    for path in paths:
+        parts = path.resolve().parts
+        ends = ("/".join(parts[i:]) for i in range(1, len(parts)))
+        if name := next((end for end in ends if end in references), None):
+            names[path] = name
+    if not names:
+        raise UserError(
+            f"--captions {file}: none of the {len(paths)} pictures is in it (the first is {paths[0].name!r}, "
+            f"there it is {next(iter(references))!r}); pass the file that belongs to these pictures"
+        )
+    return references, names
+
+
 def read_batches(
     paths: list[Path], transform: ImageTransform, unreadable: list[str]
 ) -> Iterator[list[tuple[Path, Image.Image, torch.Tensor]]]:
@@ -162,7 +197,7 @@ def read_batches(
         yield batch
 
 
-def describe(path: Path, captions: Captions, i: int, vocabulary: Vocabulary) -> Result:
+def describe(path: Path, captions: Captions, i: int, vocabulary: Vocabulary, references: list[str]) -> Result:
     """The captions of the i-th picture of a batch."""
     texts = [vocabulary.decode(tokens) for tokens in captions.tokens[i].tolist()]
     log_probs = captions.log_probs[i].float()
@@ -185,6 +220,7 @@ def describe(path: Path, captions: Captions, i: int, vocabulary: Vocabulary) -> 
         list(zip(best, probabilities, strict=True)),
         others,
         alphas,
+        references,
     )
 
 
@@ -204,7 +240,8 @@ def output_names(paths: list[Path]) -> dict[Path, str]:
 def save_pictures(result: Result, picture: Image.Image, output: Path, name: str, attention: bool) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
-        captioned_picture(picture, result.caption).save(output / f"{name}_captioned.jpg", quality=92)
+        captioned = captioned_picture(picture, result.caption, result.references)
+        captioned.save(output / f"{name}_captioned.jpg", quality=92)
         if attention:
             words = [word for word, _ in result.words]
             attention_sheet(picture, words, result.alphas).save(output / f"{name}_attention.jpg", quality=92)
@@ -212,16 +249,23 @@ def save_pictures(result: Result, picture: Image.Image, output: Path, name: str,
         raise UserError(f"cannot write to {output}: {error}; choose another --output") from None
 
 
-def write_results(results: list[Result], names: dict[Path, str], output: Path, attention: bool) -> None:
+def write_results(
+    results: list[Result], scores: dict[Path, dict], names: dict[Path, str], output: Path, attention: bool
+) -> None:
     """captions.json and captions_result.html."""
     rows, entries = [], []
+    root = os.path.commonpath([r.path.absolute().parent for r in results])
     for r in results:
         row = {"image": str(r.path), "caption": r.caption, "log_prob": r.log_prob, "words": r.words}
-        rows.append({**row, "others": r.others})
-        sheet = output / f"{names[r.path]}_attention.jpg" if attention else None
-        entries.append(
-            PageEntry(str(r.path), r.path, r.caption, r.log_prob, r.words, r.others, attention_file=sheet)
-        )
+        row["others"] = r.others
+        if r.references:
+            row |= {"references": r.references, "scores": scores[r.path]}
+        rows.append(row)
+        files = {"full size": output / f"{names[r.path]}_captioned.jpg"}
+        if attention:
+            files["attention sheet"] = output / f"{names[r.path]}_attention.jpg"
+        shown = (r.caption, r.log_prob, r.words, r.alphas, r.others, r.references, scores.get(r.path, {}))
+        entries.append(PageEntry(os.path.relpath(r.path, root), r.path, *shown, files))
     with replacing(output / "captions.json") as temporary:
         temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
     write_page(output / "captions_result.html", entries)

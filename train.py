@@ -11,6 +11,7 @@ from data.vocab import Vocabulary
 from models.model import build_model, load_model, unpack_model
 from training.run import Run
 from training.setup import make_datasets
+from training.tensorboard import require_tensorboard
 from utils import (
     UserError,
     load_checkpoint,
@@ -66,6 +67,8 @@ def main() -> int:
                 "--overwrite, or give the new one a name with run.name=NAME"
             )
 
+    if config.run.tensorboard:
+        require_tensorboard()  # before the features are computed rather than after
     table = find_data(config)
     seed_everything(config.run.seed, config.run.deterministic)
     device = pick_device(config.run.device)

@@ -19,9 +19,10 @@ WIDEST = 5 * (PANEL + GAP)  # pixels: about a slide's width
 
 # Dark to light, so that brighter always means more, on a projector, in print and to the colour-blind.
 HEAT = matplotlib.colormaps["inferno"]
+GAMMA = 0.75  # of the glow: below 1 keeps weak attention visible beside a strong peak
 UNLIT = 0.62  # what remains of the picture's brightness where nothing was looked at
 BLUR = 0.45  # cells, the Gaussian's standard deviation: no edges of cells to be seen, the peaks hardly lower
-COVER = 0.8  # how far the glow covers the picture where it is strongest
+COVER = 0.85  # how far the glow covers the picture where it is strongest
 
 
 def attention_sheet(picture: Image.Image, words: Sequence[str], alphas: np.ndarray) -> Image.Image:
@@ -38,8 +39,7 @@ def attention_sheet(picture: Image.Image, words: Sequence[str], alphas: np.ndarr
     scale = PANEL / max(picture.size)
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
 
-    # At least four times the even share, so that attention to nothing in particular is no blaze.
-    full = max(float(alphas.max(initial=0)), min(1, 4 / alphas[0].size)) if len(words) else 1
+    full = full_scale(alphas)
     panels = [("", "", picture)]
     for word, alpha in zip(words, alphas, strict=True):
         panels.append((word, _percent(alpha.max()), overlay(picture, alpha / full)))
@@ -49,11 +49,20 @@ def attention_sheet(picture: Image.Image, words: Sequence[str], alphas: np.ndarr
     return sheet
 
 
+def full_scale(alphas: np.ndarray) -> float:
+    """The weight that glows brightest in all maps (T, rows, columns) of one picture: the largest of them.
+
+    At least four times the even share, so that attention to nothing in particular is no blaze.
+    """
+    cells = alphas.shape[1] * alphas.shape[2]
+    return max(float(alphas.max(initial=0)), min(1.0, 4 / max(1, cells)))
+
+
 def overlay(picture: Image.Image, light: np.ndarray) -> Image.Image:
     """`picture` (RGB) in dim grey, glowing where `light (rows, columns)`, 0 to 1, is high; same size."""
     smooth = _spread(picture.height, light.shape[0]) @ light @ _spread(picture.width, light.shape[1]).T
-    glow = np.sqrt(np.clip(smooth, 0, 1))  # the root keeps weak attention visible beside a strong peak
-    cover = COVER * glow[..., None] ** 0.7
+    glow = np.clip(smooth, 0, 1) ** GAMMA
+    cover = COVER * glow[..., None]
     grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255
     shown = (1 - cover) * UNLIT * grey + cover * HEAT(glow)[..., :3]
     return Image.fromarray((shown * 255).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A picture with its caption set underneath, as it would stand in a book."""
+"""A picture with its caption set underneath, as it would stand in a book, and what people said beside it."""
 
 from collections.abc import Sequence
 from math import ceil, sqrt
@@ -10,39 +10,51 @@ from reports.lettering import GREY, INK, PAPER, font, wrap
 
 NARROWEST = 384  # pixels; a caption in fewer is either unreadable or one word a line
 TALLEST_ENLARGED = 4096  # pixels; keeps a narrow strip from being blown up into a giant
+LEADING = 1.32  # from one line to the next, in heights of the type
+
+Line = tuple[str, float, str, float]  # text, its size, colour, and the y of its top, in pixels
 
 
 def captioned_picture(picture: Image.Image, caption: str, references: Sequence[str] = ()) -> Image.Image:
-    """The upright picture, RGB, with `caption` wrapped beneath it and the `references` smaller beneath that.
+    """The upright picture, RGB, with `caption` wrapped beneath it and the `references` beside it, smaller.
 
     The picture keeps its pixels. One narrower than 384 pixels is enlarged by a whole factor first, so that
     the type is readable; on larger ones the type grows with the picture.
     """
     picture = _wide_enough(upright_rgb(picture))
-    width = picture.width
     # By area, so that a panorama gets no giant letters; by width, so that a column keeps words on its lines.
-    size = max(15, min(width / 20, sqrt(width * picture.height) / 22))
+    size = max(15, min(picture.width / 20, sqrt(picture.width * picture.height) / 22))
     margin = round(size * 0.9)
 
-    blocks = [(caption, size, INK, 0.0)]
-    if references:
-        blocks.append(("References", size * 0.6, GREY, 0.7))
-        blocks += [(reference, size * 0.75, INK, 0.3) for reference in references]
+    below = _set([(caption, size, INK, 0)], picture.width - 2 * margin, picture.height + margin * 0.8)
+    column = round(size * 16) if references else 0
+    said = [("What people said", size * 0.62, GREY, 0.0)]
+    said += [(reference, size * 0.75, INK, 0.45) for reference in references]
+    beside = _set(said, column - 2 * margin, margin * 0.8) if references else []
 
-    lines, y = [], picture.height + margin * 0.8
-    for text, text_size, colour, space_above in blocks:
-        type_ = font(text_size, text)
-        y += space_above * text_size
-        for line in wrap(text, type_, width - 2 * margin):
-            lines.append((line, type_, colour, y))
-            y += text_size * 1.32
-
-    sheet = Image.new("RGB", (width, ceil(y + margin * 0.6)), PAPER)
+    height = max(_end([*below, *beside]) + margin * 0.6, picture.height)
+    sheet = Image.new("RGB", (picture.width + column, ceil(height)), PAPER)
     sheet.paste(picture, (0, 0))
     draw = ImageDraw.Draw(sheet)
-    for line, type_, colour, top in lines:
-        draw.text((margin, top), line, fill=colour, font=type_)
+    for left, lines in ((margin, below), (picture.width + margin, beside)):
+        for line, line_size, colour, top in lines:
+            draw.text((left, top), line, fill=colour, font=font(line_size, line))
     return sheet
+
+
+def _set(blocks: Sequence[tuple[str, float, str, float]], width: float, top: float) -> list[Line]:
+    """Lines of blocks of (text, size, colour, space above in sizes), from `top` downwards, `width` wide."""
+    lines = []
+    for text, size, colour, space_above in blocks:
+        top += space_above * size
+        for line in wrap(text, font(size, text), width):
+            lines.append((line, size, colour, top))
+            top += size * LEADING
+    return lines
+
+
+def _end(lines: Sequence[Line]) -> float:
+    return max(top + size * LEADING for _, size, _, top in lines)
 
 
 def _wide_enough(picture: Image.Image) -> Image.Image:

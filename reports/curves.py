@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from reports.lettering import GREY, INK
-from reports.loss_log import best, best_text, find_log, read_log, run_names
+from reports.loss_log import best, best_text, find_log, rate_changes, read_log, run_names
 from utils import UserError, replacing
 
 # title -> training column, validation column ("" where there is none)
@@ -26,6 +26,11 @@ PANELS = {
 }
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+# Vertical lines: stroke -> what it means, and the rows of a log that have one.
+MARKS = {
+    ":": ("resumed", lambda table: table["event"] == "resume"),
+    (0, (6, 2, 1, 2)): ("learning rate changed", rate_changes),
+}
 STAR = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle": "none"}
 
 
@@ -61,7 +66,8 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
         _dress(axis, title, "epoch" if by_epoch else "step", tables)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    _legend(figure, names, colours, any_resumed=(everything["event"] == "resume").any())
+    marked = [text for text, rows in MARKS.values() if any(rows(table).any() for table in tables)]
+    _legend(figure, names, colours, marked)
 
     try:
         with replacing(output) as temporary:
@@ -107,8 +113,9 @@ def _draw_run(
         done = is_epoch & np.isfinite(table[val])
         axis.plot(x[done], table.loc[done, val], color=colour, linewidth=2, marker="o", markersize=2.5)
         _star(axis, table, x, val, colour)
-    for resumed in x[table["event"] == "resume"]:
-        axis.axvline(resumed, color=colour, alpha=0.4, linewidth=0.8, linestyle=":")
+    for stroke, (_, rows) in MARKS.items():
+        for at in x[rows(table)]:
+            axis.axvline(at, color=colour, alpha=0.5 if alone else 0.25, linewidth=1, linestyle=stroke)
 
 
 def _star(axis: Axes, table: pd.DataFrame, x: pd.Series, column: str, colour: str) -> None:
@@ -161,23 +168,28 @@ def _look_past_the_start(axis: Axes, table: pd.DataFrame, columns: tuple[str, st
         axis.set_ylim(bottom - room, top + room)
 
 
-def _legend(figure: Figure, names: list[str], colours: Sequence, any_resumed: bool) -> None:
+def _legend(figure: Figure, names: list[str], colours: Sequence, marked: list[str]) -> None:
     """Above the panels: the runs by name, and what the strokes mean."""
     train = Line2D([], [], color=GREY, linewidth=1.4, dashes=(4, 2), label="training")
     val = Line2D([], [], color=colours[0] if len(names) == 1 else GREY, linewidth=2, label="validation")
     star = Line2D([], [], color=val.get_color(), label="best epoch", **STAR)
-    resumed = Line2D([], [], color=GREY, linewidth=0.8, linestyle=":", label="resumed")
+    marks = [
+        Line2D([], [], color=GREY, linewidth=1, linestyle=stroke, label=text)
+        for stroke, (text, _) in MARKS.items()
+        if text in marked
+    ]
     if len(names) == 1:
-        runs = []
         # A name is a name: `$` and `_` in it are no mathematics.
         style = {"fontsize": min(14, 800 / len(names[0])), "fontweight": "bold", "color": INK}
         figure.suptitle(names[0], x=0.01, ha="left", parse_math=False, **style)
     else:
         pairs = zip(names, colours, strict=False)
         runs = [Line2D([], [], color=colour, linewidth=4, label=name) for name, colour in pairs]
-    handles = [*runs, train, val, star] + ([resumed] if any_resumed else [])
-    legend = figure.legend(
-        handles=handles, loc="outside upper right", ncols=min(len(handles), 5), frameon=False
-    )
+        _legend_at(figure, "outside upper left", runs, 4)
+    _legend_at(figure, "outside upper right", [train, val, star, *marks], 5 if len(names) == 1 else 3)
+
+
+def _legend_at(figure: Figure, place: str, handles: list[Line2D], columns: int) -> None:
+    legend = figure.legend(handles=handles, loc=place, ncols=min(len(handles), columns), frameon=False)
     for text in legend.get_texts():
         text.set(parse_math=False, color=INK, fontsize=9)

@@ -95,6 +95,17 @@ def best_text(table: pd.DataFrame, column: str) -> str | None:
     return f"{found[0]:{MEASURES[column]}} in epoch {found[1]}" if found else None
 
 
+def rate_changes(table: pd.DataFrame) -> pd.Series:
+    """True in the last row before a learning rate that has stood still becomes another, as after a plateau.
+
+    What a schedule changes at every step, such as a cosine, is a curve and no event.
+    """
+    rows = table[table["lr"].notna()].drop_duplicates("step", keep="last")
+    rates = rows["lr"]
+    ends = (rates == rates.shift(1)) & (rates != rates.shift(-1)) & rates.shift(-1).notna()
+    return ends.reindex(table.index, fill_value=False)
+
+
 def run_names(logs: Sequence[Path]) -> list[str]:
     """A name for each log: its folder's, with as many parents as it takes to tell the runs apart."""
     paths = [log.resolve() for log in logs]

@@ -19,6 +19,8 @@ from reports.curves import draw_curves
 from training.evaluation import caption_split, validation_loss
 from training.loss import Averages
 from training.loss_log import LossLog
+from training.samples import Samples
+from training.tensorboard import Board
 from training.trainer import Trainer
 from utils import UserError, save_checkpoint
 
@@ -44,12 +46,14 @@ class Run:
         self.steps_per_epoch = math.ceil(len(train_set) / config.train.batch_size)
         self.trainer = Trainer(model, config, self.steps_per_epoch, device, precision)
         self.scorer = Scorer(val_references)
+        self.samples = Samples(config.data.images, val_references)
         self.averages = Averages(device)  # of the epoch so far
         self.interval = Averages(device)  # since the last row of the log
         self.epoch, self.batch = 1, 0  # where the run is: this epoch, this many of its batches done
         self.best, self.best_epoch = None, 0  # best monitored figure, and its epoch
         self.seconds_before, self.started = 0.0, time.monotonic()  # training time, across resumes
         self.log: LossLog | None = None
+        self.board: Board | None = None
         self.stopping = False
 
     def train(self) -> int:
@@ -76,6 +80,8 @@ class Run:
             (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config.as_dict(), sort_keys=False))
             self.vocabulary.save(self.folder / "vocab.json")
             self.log = self.log or LossLog(self.folder / "loss_log.txt")
+            if self.config.run.tensorboard:
+                self.board = Board(self.folder, self.trainer.steps)
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}; set run.folder") from None
 
@@ -104,7 +110,7 @@ class Run:
                 self.batch += 1
                 if trainer.steps % config.log_every == 0:
                     figures = self.check(self.interval.read())
-                    self.log.add(**self.row("step"), **prefixed("train", figures))
+                    self.record("step", prefixed("train", figures))
                     rate = captions / (time.monotonic() - began)
                     shown = "loss {loss:.3f}, perplexity {perplexity:.1f}".format(**figures)
                     progress.note(f"{shown}, {rate:.0f} captions/s")
@@ -134,7 +140,7 @@ class Run:
         scores = {key: value for key, value in figures.items() if key in (*BLEU, "CIDEr")}
         losses = {key: value for key, value in figures.items() if key not in scores}
         train = self.averages.read()
-        self.log.add(**self.row("epoch"), **prefixed("train", train), **prefixed("val", losses), **scores)
+        self.record("epoch", {**prefixed("train", train), **prefixed("val", losses), **scores})
         if better:
             self.best, self.best_epoch = monitored, self.epoch
             save_checkpoint(self.folder / "best.pth", self.pack(self.trainer.evaluated))
@@ -148,28 +154,38 @@ class Run:
         self.epoch, self.batch, self.averages = self.epoch + 1, 0, Averages(self.device)
         self.save()
         draw_curves([self.folder / "loss_log.txt"], self.folder / "loss_curve.png")
+        sheet = self.samples.draw(self.folder / "samples.png")
+        if self.board:
+            self.board.add_samples(sheet, self.trainer.steps)
 
     def validate(self) -> dict[str, float]:
-        """loss, perplexity, top5, BLEU-1 to 4 and CIDEr on the validation split."""
+        """loss, perplexity, top5, BLEU-1 to 4 and CIDEr on the validation split; the samples take note."""
         config, model = self.config, self.trainer.evaluated
         common = (config.train.batch_size, config.data.workers, self.device, self.precision)
         figures = validation_loss(model, self.val_set, *common)
         options = self.search_options(config.train.beam)
         captions = caption_split(model, self.val_set, self.vocabulary, options, *common)
-        return {**figures, **self.scorer.score(captions, (*BLEU, "CIDEr"))}
+        scores = self.scorer.score(captions, (*BLEU, "CIDEr"))
+        self.samples.add(self.epoch, scores["CIDEr"], captions)
+        return {**figures, **scores}
 
     def search_options(self, beam: int) -> SearchOptions:
         search = self.config.search
         return SearchOptions(beam=beam, max_length=search.max_length, length_penalty=search.length_penalty)
 
-    def row(self, event: str) -> dict:
-        return {
+    def record(self, event: str, figures: dict[str, float]) -> None:
+        """A row in loss_log.txt, and on TensorBoard where that is asked for."""
+        row = {
             "event": event,
             "epoch": self.epoch,
             "step": self.trainer.steps,
             "seconds": round(self.seconds(), 1),
             "lr": self.trainer.lr,
+            **figures,
         }
+        self.log.add(**row)
+        if self.board:
+            self.board.add(row)
 
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
@@ -189,6 +205,7 @@ class Run:
             "best_epoch": self.best_epoch,
             "seconds": self.seconds(),
             "history": self.log.history,
+            "samples": self.samples.history,
         }
         save_checkpoint(self.folder / "checkpoints.pth", {**self.pack(self.model), "training": training})
 
@@ -200,6 +217,7 @@ class Run:
         self.interval = Averages(self.device, training["interval"])
         self.seconds_before, self.started = training["seconds"], time.monotonic()
         self.log = LossLog(self.folder / "loss_log.txt", training["history"])
+        self.samples.history = training.get("samples", [])
         self.log.add(event="resume", epoch=self.epoch, step=training["steps"])
         self.trainer.load_state_dict(training)
 

@@ -1,0 +1,159 @@
+"use strict";
+
+// --- search and order ---
+
+const form = document.querySelector("form"), search = form.querySelector("input");
+const order = form.querySelector("select"), status = form.querySelector("[role=status]");
+const main = document.querySelector("main");
+const cards = [...main.children].map((card, number) => ({
+  card,
+  number,
+  name: card.dataset.name,
+  values: card.dataset.values.split(" ").map(Number), // NaN where a picture has no such score
+  text: (card.dataset.name + " " + card.querySelector("img").alt).toLowerCase(),
+}));
+
+function compare(order) {
+  if (order === "number") return (a, b) => a.number - b.number;
+  if (order === "name") return (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true });
+  const [measure, sign] = order.split(" ").map(Number);
+  const key = ({ values }) => (Number.isNaN(values[measure]) ? Infinity : sign * values[measure]);
+  return (a, b) => (key(a) === key(b) ? a.number - b.number : key(a) - key(b));
+}
+
+function filter() {
+  const words = search.value.toLowerCase().split(/\s+/);
+  let shown = 0;
+  for (const { card, text } of cards) {
+    card.hidden = !words.every((word) => text.includes(word));
+    shown += !card.hidden;
+  }
+  status.textContent = shown === cards.length ? "" : `${shown} of ${cards.length}`;
+}
+
+function sort() {
+  main.append(...cards.toSorted(compare(order.value)).map(({ card }) => card));
+}
+
+search.addEventListener("input", filter);
+order.addEventListener("change", sort);
+form.addEventListener("submit", (event) => event.preventDefault());
+form.hidden = false; // without scripts there is nothing to search with
+if (search.value) filter(); // a reload may bring the old search back
+if (order.value !== "number") sort();
+
+// --- where a word looked: a canvas over the picture, the same picture as reports/attention.py draws ---
+
+const overlay = document.querySelector("template").content.firstElementChild;
+const canvas = overlay.querySelector("canvas"), said = document.querySelector("#said");
+const look = JSON.parse(document.querySelector("#look")?.textContent ?? "null");
+let maps = null; // the promise of all maps, a byte per cell: unpacked when the first is asked for
+let hovered = null, focused = null, lit = null;
+
+async function unpack() {
+  const text = document.querySelector("#maps").textContent.trim();
+  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+async function show(word) {
+  if (word === lit) return;
+  lit?.classList.remove("lit");
+  lit = word;
+  const all = word && (await (maps ??= unpack()));
+  if (word !== lit) return; // the pointer has moved on meanwhile
+  overlay.parentElement?.classList.remove("looked");
+  overlay.remove();
+  if (!word) return;
+  const card = word.closest("article"), picture = card.querySelector(".picture");
+  const [start, rows, columns, full] = card.dataset.map.split(" ").map(Number);
+  const size = rows * columns, at = start + [...word.parentNode.children].indexOf(word) * size;
+  const light = Float32Array.from(all.subarray(at, at + size), (level) => level / look.levels);
+  paint(canvas, light, rows, columns, picture.querySelector("img"));
+  const [text, , most] = overlay.querySelectorAll("b, i");
+  text.textContent = word.textContent;
+  most.textContent = (100 * full).toFixed(full < 0.1 ? 1 : 0) + "% in a cell";
+  picture.append(overlay);
+  picture.classList.add("looked");
+  word.classList.add("lit");
+  if (word === focused) {
+    const sure = word.style.getPropertyValue("--p");
+    said.textContent = `${word.textContent}: ${sure} percent sure, looked ${place(light, rows, columns)}`;
+  }
+}
+
+function paint(canvas, light, rows, columns, { naturalWidth, naturalHeight }) {
+  const scale = look.pixels / Math.max(naturalWidth, naturalHeight, 1);
+  canvas.width = Math.max(1, Math.round(naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(naturalHeight * scale));
+  const down = spread(canvas.height, rows), across = spread(canvas.width, columns);
+  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
+  for (let y = 0, i = 0; y < canvas.height; y++) {
+    const line = new Float32Array(columns);
+    for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) line[c] += down[y][r] * light[r * columns + c];
+    for (let x = 0; x < canvas.width; x++, i += 4) {
+      let sum = 0;
+      for (let c = 0; c < columns; c++) sum += across[x][c] * line[c];
+      const glow = Math.min(1, sum) ** look.gamma;
+      const [red, green, blue] = look.heat[Math.round(glow * (look.heat.length - 1))];
+      image.data.set([red, green, blue, 255 * look.cover * glow], i);
+    }
+  }
+  context.putImageData(image, 0, 0);
+}
+
+function spread(pixels, cells) {
+  return Array.from({ length: pixels }, (_, pixel) => {
+    const position = ((pixel + 0.5) * cells) / pixels;
+    const weights = Array.from({ length: cells }, (_, cell) =>
+      Math.exp(-0.5 * ((position - cell - 0.5) / look.blur) ** 2));
+    const total = weights.reduce((a, b) => a + b);
+    return weights.map((weight) => weight / total);
+  });
+}
+
+function place(light, rows, columns) {
+  const most = Math.max(...light), mean = light.reduce((a, b) => a + b) / light.length;
+  if (most < 1.5 * mean) return "everywhere";
+  const peak = light.indexOf(most);
+  const third = (cell, cells, names) => names[Math.floor((3 * (cell + 0.5)) / cells)];
+  const vertical = third(Math.floor(peak / columns), rows, ["top", "middle", "bottom"]);
+  const horizontal = third(peak % columns, columns, ["left", "centre", "right"]);
+  return `at the ${vertical} ${horizontal}`;
+}
+
+if (look && "DecompressionStream" in window) {
+  document.documentElement.style.setProperty("--unlit", look.unlit);
+  paint(overlay.querySelector(".legend canvas"), Float32Array.from({ length: 64 }, (_, i) => i / 63), 1, 64,
+    { naturalWidth: 64, naturalHeight: 1 });
+  for (const word of main.querySelectorAll("[data-map] .words span")) word.tabIndex = 0;
+  const word = (event) => event.target.closest?.(".words [tabindex]") ?? null;
+  main.addEventListener("pointerover", (event) => show((hovered = word(event)) ?? focused));
+  main.addEventListener("pointerleave", () => show((hovered = null) ?? focused));
+  main.addEventListener("focusin", (event) => show(hovered ?? (focused = word(event))));
+  main.addEventListener("focusout", () => show(hovered ?? (focused = null)));
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "/" && event.target !== search) {
+    search.focus();
+  } else if (focused && event.key === "Escape") {
+    focused.blur();
+  } else if (focused && event.key.startsWith("Arrow")) {
+    next(focused, event.key)?.focus();
+  } else {
+    return;
+  }
+  event.preventDefault();
+});
+
+function next(word, key) {
+  if (key === "ArrowRight") return word.nextElementSibling;
+  if (key === "ArrowLeft") return word.previousElementSibling;
+  const side = key === "ArrowDown" ? "nextElementSibling" : "previousElementSibling";
+  let card = word.closest("article")[side];
+  while (card && (card.hidden || !card.dataset.map)) card = card[side];
+  return card?.querySelector(".words [tabindex]");
+}
