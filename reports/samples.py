@@ -25,8 +25,9 @@ def samples_sheet(
     Of many rows only some are shown, the first and the last among them, closer together where they are
     early: that is when captions change most. A caption as it was in the row above it is grey.
     """
-    shown = [rows[i] for i in sorted({round(i) - 1 for i in np.geomspace(1, len(rows), ROWS)})]
-    shown.append(("people", "", references))
+    if len(rows) > ROWS:
+        rows = [rows[i] for i in sorted({round(i) - 1 for i in np.geomspace(1, len(rows), ROWS)})]
+    shown = [*rows, ("people", "", references)]
     small = [ImageOps.contain(upright_rgb(picture), (COLUMN, COLUMN)) for picture in pictures]
     top = MARGIN + max(picture.height for picture in small) + GAP
     lines = [[wrap(text, font(TYPE, text), COLUMN) for text in captions] for _, _, captions in shown]

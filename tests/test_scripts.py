@@ -74,6 +74,7 @@ def test_training_ends_with_scores_and_the_next_commands(trained):
         "loss_log.txt",
         "vocab.json",
         "loss_curve.png",
+        "samples.png",
     }
 
 
@@ -178,6 +179,47 @@ def test_pictures_may_be_files_folders_and_globs_and_sampling_repeats(trained):
     assert all(len(row["words"]) <= 4 for row in rows[0])
 
 
+def test_references_of_a_captions_file_are_shown_and_scored(trained):
+    text = run(
+        trained, "inference_visualize", "data/images/20.png", "pictures/a <b> 0.png", "--output", "scored",
+        "--captions", "data/captions.csv",
+    )  # fmt: skip
+    assert "scored" in text
+    known, unknown = json.loads((trained / "scored" / "captions.json").read_text())
+    assert known["references"] == ["A red half on the right.", "On the right, there is red!"]
+    assert set(known["scores"]) == {"CIDEr", "BLEU-4", "ROUGE-L"}
+    assert "references" not in unknown
+    assert "A red half on the right." in (trained / "scored" / "captions_result.html").read_text()
+    beside = Image.open(trained / "scored" / "20_captioned.jpg").width
+    assert beside > Image.open(trained / "scored" / "a <b> 0_captioned.jpg").width
+
+
+def test_a_captions_file_of_other_pictures_is_an_error(trained):
+    text = run(
+        trained, "inference_visualize", "pictures/a <b> 0.png", "--captions", "data/captions.csv", status=2
+    )
+    assert "data/captions.csv" in text
+
+
+def test_tensorboard_gets_the_log_and_its_absence_is_said_at_once(trained):
+    pytest.importorskip("tensorboard")
+    hide = trained / "hide" / "tensorboard"
+    hide.mkdir(parents=True)
+    (hide / "__init__.py").write_text("raise ImportError")
+    arguments = ("--config", "tiny.yaml", "run.folder=boards", "run.tensorboard=true", "train.epochs=1")
+    done = subprocess.run(
+        command("train", *arguments), cwd=trained, env={**ENVIRONMENT, "PYTHONPATH": str(hide.parent)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: run.tensorboard=true")
+    assert not (trained / "boards").exists()
+    run(trained, "train", *arguments)
+    events = b"".join(path.read_bytes() for path in (trained / "boards" / "tiny").glob("events.*"))
+    for name in (b"loss/train", b"loss/val", b"scores/CIDEr", b"lr", b"samples"):
+        assert name in events
+
+
 def test_no_picture_at_all_is_an_error(trained):
     assert "nowhere" in run(trained, "inference_visualize", "nowhere/*.jpg", status=2)
 
@@ -273,6 +315,7 @@ def test_a_killed_run_resumed_ends_bit_for_bit_where_the_whole_one_ends(tmp_path
     killed.rename(moved)
     run(tmp_path, "train", "--resume", moved)
     same_end(tmp_path / "runs" / "whole", moved)
+    assert (tmp_path / "runs" / "whole" / "samples.png").read_bytes() == (moved / "samples.png").read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
