@@ -19,10 +19,9 @@ WIDEST = 5 * (PANEL + GAP)  # pixels: about a slide's width
 
 # Dark to light, so that brighter always means more, on a projector, in print and to the colour-blind.
 HEAT = matplotlib.colormaps["inferno"]
-GAMMA = 0.75  # of the glow: below 1 keeps weak attention visible beside a strong peak
-UNLIT = 0.62  # what remains of the picture's brightness where nothing was looked at
+UNLIT = 0.45  # what remains of the picture's brightness where nothing was looked at
 BLUR = 0.45  # cells, the Gaussian's standard deviation: no edges of cells to be seen, the peaks hardly lower
-COVER = 0.85  # how far the glow covers the picture where it is strongest
+GLOW = 0.8  # how bright the glow is where it is strongest
 
 
 def attention_sheet(picture: Image.Image, words: Sequence[str], alphas: np.ndarray) -> Image.Image:
@@ -61,10 +60,10 @@ def full_scale(alphas: np.ndarray) -> float:
 def overlay(picture: Image.Image, light: np.ndarray) -> Image.Image:
     """`picture` (RGB) in dim grey, glowing where `light (rows, columns)`, 0 to 1, is high; same size."""
     smooth = _spread(picture.height, light.shape[0]) @ light @ _spread(picture.width, light.shape[1]).T
-    glow = np.clip(smooth, 0, 1) ** GAMMA
-    cover = COVER * glow[..., None]
-    grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255
-    shown = (1 - cover) * UNLIT * grey + cover * HEAT(glow)[..., :3]
+    glow = GLOW * HEAT(np.clip(smooth, 0, 1))[..., :3]
+    grey = UNLIT * np.asarray(picture.convert("L"), np.float32)[..., None] / 255
+    # Light on light (the blend mode "screen"): it never darkens, so that more is brighter on any picture.
+    shown = 1 - (1 - grey) * (1 - glow)
     return Image.fromarray((shown * 255).round().astype(np.uint8))
 
 

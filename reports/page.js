@@ -95,9 +95,8 @@ function paint(canvas, light, rows, columns, { naturalWidth, naturalHeight }) {
     for (let x = 0; x < canvas.width; x++, i += 4) {
       let sum = 0;
       for (let c = 0; c < columns; c++) sum += across[x][c] * line[c];
-      const glow = Math.min(1, sum) ** look.gamma;
-      const [red, green, blue] = look.heat[Math.round(glow * (look.heat.length - 1))];
-      image.data.set([red, green, blue, 255 * look.cover * glow], i);
+      const [red, green, blue] = look.heat[Math.round(Math.min(1, sum) * (look.heat.length - 1))];
+      image.data.set([red, green, blue, 255], i);
     }
   }
   context.putImageData(image, 0, 0);

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from data.transforms import upright_rgb
-from reports.attention import BLUR, COVER, GAMMA, HEAT, UNLIT, full_scale
+from reports.attention import BLUR, GLOW, HEAT, UNLIT, full_scale
 from utils import UserError
 
 HERE = Path(__file__).parent
@@ -109,12 +109,10 @@ def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions"
 
 def _look() -> dict:
     """How the attention sheet draws its overlays, for the script that draws the same ones."""
-    heat = [[round(255 * channel) for channel in HEAT(i / 63)[:3]] for i in range(64)]
+    heat = [[round(255 * GLOW * channel) for channel in HEAT(i / 63)[:3]] for i in range(64)]
     return {
         "heat": heat,
         "blur": BLUR,
-        "cover": COVER,
-        "gamma": GAMMA,
         "unlit": UNLIT,
         "pixels": OVERLAY,
         "levels": LEVELS,

@@ -253,13 +253,12 @@ def test_in_a_browser_pointing_at_a_word_shows_where_it_looked(shown):
     )
     width, height, data = drawn
     assert (width, height) == (96, 64)  # the picture's proportions
-    drawn = np.reshape(data, (height, width, 4)) / 255
-    # Over a grey picture that the page has dimmed, it is what the attention sheet shows.
-    colour, cover = drawn[..., :3], drawn[..., 3:]
-    seen = cover * colour + (1 - cover) * UNLIT * 128 / 255
+    glow = np.reshape(data, (height, width, 4))[..., :3] / 255
+    # Light on the grey picture, which the page has dimmed: that is what the attention sheet shows.
+    seen = 1 - (1 - UNLIT * 128 / 255) * (1 - glow)
     sheet = overlay(Image.new("RGB", (width, height), (128,) * 3), looked_at(4, 6, 0.6) / 0.6)
     assert seen * 255 == pytest.approx(np.asarray(sheet, float), abs=12)
-    y, x = np.unravel_index(cover[..., 0].argmax(), (height, width))
+    y, x = np.unravel_index(glow.sum(axis=2).argmax(), (height, width))
     assert (y * 5 // height, x * 7 // width) == (4, 6)
     # Canvas and picture are fitted into the same box alike.
     boxes = [browser.find_element("css selector", css).rect for css in ("img", ".overlay > canvas")]
