@@ -57,20 +57,25 @@ async function unpack() {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+// A lazy picture has no size yet.
+function loaded(image) {
+  return image.naturalWidth || new Promise((done) => image.addEventListener("load", done, { once: true }));
+}
+
 async function show(word) {
   if (word === lit) return;
   lit?.classList.remove("lit");
   lit = word;
-  const all = word && (await (maps ??= unpack()));
+  const card = word?.closest("article"), picture = card?.querySelector(".picture");
+  const [all] = word ? await Promise.all([(maps ??= unpack()), loaded(picture.firstElementChild)]) : [];
   if (word !== lit) return; // the pointer has moved on meanwhile
   overlay.parentElement?.classList.remove("looked");
   overlay.remove();
   if (!word) return;
-  const card = word.closest("article"), picture = card.querySelector(".picture");
   const [start, rows, columns, full] = card.dataset.map.split(" ").map(Number);
   const size = rows * columns, at = start + [...word.parentNode.children].indexOf(word) * size;
   const light = Float32Array.from(all.subarray(at, at + size), (level) => level / look.levels);
-  paint(canvas, light, rows, columns, picture.querySelector("img"));
+  paint(canvas, light, rows, columns, picture.firstElementChild);
   const [text, , most] = overlay.querySelectorAll("b, i");
   text.textContent = word.textContent;
   most.textContent = (100 * full).toFixed(full < 0.1 ? 1 : 0) + "% in a cell";

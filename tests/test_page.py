@@ -287,6 +287,16 @@ def test_in_a_browser_the_keyboard_goes_from_word_to_word(shown):
     assert browser.switch_to.active_element.get_attribute("type") == "search"
 
 
+def test_in_a_browser_a_picture_far_down_is_loaded_before_its_overlay_is_drawn(browser, tmp_path):
+    alphas = looked_at(0, 0, 0.5)[None]
+    entries = [PageEntry(f"{i}", picture(60, 40), "ball", -1.0, [("ball", 0.5)], alphas) for i in range(60)]
+    write_page(tmp_path / "page.html", entries)
+    browser.get((tmp_path / "page.html").as_uri())
+    browser.execute_script("[...document.querySelectorAll('.words span')].at(-1).focus()")
+    until(lambda: lit(browser) == ["ball"])
+    assert browser.execute_script("return document.querySelector('.overlay > canvas').height") == 64
+
+
 def test_in_a_browser_a_screen_reader_gets_the_caption_as_the_pictures_text(shown):
     nodes = shown().execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     names = [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") == "image"]
