@@ -23,7 +23,7 @@ def samples_sheet(
     """The pictures side by side, beneath them a row of captions for each of `rows`, then `references`; RGB.
 
     Of many rows only some are shown, the first and the last among them, closer together where they are
-    early: that is when captions change most. A caption as it was in the row above it is grey.
+    early: that is when captions change most. A caption of the model's that is the one above it is grey.
     """
     if len(rows) > ROWS:
         rows = [rows[i] for i in sorted({round(i) - 1 for i in np.geomspace(1, len(rows), ROWS)})]
@@ -45,7 +45,7 @@ def samples_sheet(
         draw.text((MARGIN, top + LINE), note, fill=GREY, font=font(TYPE - 3, note))
         for x, text, old, cell in zip(left, captions, before, row, strict=True):
             for number, line in enumerate(cell):
-                colour = GREY if text == old else INK
+                colour = GREY if text == old and captions is not references else INK
                 draw.text((x, top + number * LINE), line, fill=colour, font=font(TYPE, text))
         before, top = captions, top + height
     return sheet
