@@ -124,7 +124,7 @@ def test_what_cannot_be_drawn_is_an_error_for_people(tmp_path, problem):
 
 def test_a_script_error_is_one_line_with_status_2(tmp_path):
     command = [sys.executable, str(Path(visualize_loss.__file__)), "runs/nope"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(r"error: .*runs/nope.*\n", done.stderr)
