@@ -58,7 +58,7 @@ def main() -> None:
 
 def find_words(config: Config) -> int:
     """The size of the run's vocabulary, or of that beside the captions; if there is none, what is assumed."""
-    for path in (config.run_folder / "vocab.json", config.data.captions.parent / "vocab.json"):
+    for path in (config.run_folder / "vocab.json", config.data.captions[0].parent / "vocab.json"):
         if path.exists():
             words = len(Vocabulary.load(path))
             print(f"{words:,} words: {path}")
