@@ -162,7 +162,7 @@ def read_references(file: Path, paths: list[Path]) -> tuple[dict[str, list[str]]
     A picture is named by the end of its path: `images/a.jpg` is `a.jpg` there, or `images/a.jpg`. Raises
     UserError where the file names none of them.
     """
-    table = read_captions(file)
+    table = read_captions(file, Path(), pictures_of=())
     references = {image: group.tolist() for image, group in table.groupby("image", sort=False)["caption"]}
     names = {}
     for path in paths:
