@@ -111,7 +111,9 @@ class DecoderConfig(Section):
 
 
 class TrainConfig(Section):
-    objective: Literal["cross_entropy"] = Field("cross_entropy", description="what a training step optimises")
+    objective: Literal["cross_entropy", "self_critical", "actor_critic"] = Field(
+        "cross_entropy", description="what a training step optimises; the last two go on from train.init_from"
+    )
     epochs: int = Field(15, ge=1, description="passes over the training pictures")
     batch_size: int = Field(32, ge=1, description="pictures a batch (each with captions_per_image captions)")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder")
@@ -123,6 +125,12 @@ class TrainConfig(Section):
     warmup: float = Field(0.5, ge=0, description="epochs over which the learning rate rises to its peak")
     plateau_patience: int = Field(2, ge=0, description="epochs without a better monitor before it is halved")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of probability spread over all words")
+    scheduled_sampling: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="cross_entropy: share of its own words that the decoder reads in the last epoch",
+    )
     attention_weight: float = Field(1.0, ge=0, description="weight of the doubly stochastic regulariser")
     average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights; 0 is off")
     clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
@@ -134,6 +142,24 @@ class TrainConfig(Section):
     log_every: int = Field(20, ge=1, description="steps between rows of loss_log.txt")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints within an epoch")
     init_from: Path | None = Field(None, description="checkpoint whose weights and vocabulary to start from")
+
+
+class RLConfig(Section):
+    cider: float = Field(1.0, ge=0, description="weight of CIDEr-D, between 0 and 10, in the reward")
+    bleu: float = Field(0.0, ge=0, description="weight of sentence BLEU-4, between 0 and 1, in the reward")
+    samples: int = Field(5, ge=1, description="captions sampled per image and step")
+    temperature: float = Field(1.0, gt=0, description="of the sampling; below 1 it keeps to likelier words")
+    baseline: Literal["greedy", "leave_one_out"] = Field(
+        "leave_one_out", description="self_critical: the greedy caption's reward, or the other samples' mean"
+    )
+    batch_mean: bool = Field(True, description="actor_critic: take the batch's mean off the rewards")
+    reward_clip: float = Field(5.0, ge=0, description="actor_critic: largest reward either way; 0 for any")
+    gamma: float = Field(1.0, gt=0, le=1, description="actor_critic: discount per word of the reward to come")
+    entropy_weight: float = Field(0.01, ge=0, description="actor_critic: weight of the entropy bonus")
+    anneal_entropy: bool = Field(True, description="actor_critic: let that weight fall from epoch to epoch")
+    value_weight: float = Field(0.5, gt=0, description="actor_critic: weight of the critic's squared error")
+    critic_dim: int = Field(256, ge=1, description="actor_critic: size of the critic's hidden layer")
+    critic_lr: float = Field(1e-3, gt=0, description="actor_critic: peak learning rate of the critic")
 
 
 class SearchConfig(Section):
@@ -154,6 +180,7 @@ class Config(Section):
     features: FeaturesConfig = FeaturesConfig()
     decoder: DecoderConfig = DecoderConfig()
     train: TrainConfig = TrainConfig()
+    rl: RLConfig = RLConfig()
     search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
@@ -176,6 +203,20 @@ class Config(Section):
             raise ValueError("features.views: views are for cached features (encoder.fine_tune=none)")
         if self.features.views > 1 and not self.data.augment:
             raise ValueError("features.views: more than one view needs data.augment to make them differ")
+        if self.train.objective != "cross_entropy":
+            if self.train.init_from is None:
+                raise ValueError(
+                    f"train.objective={self.train.objective} goes on from a trained model; set "
+                    "train.init_from to the best.pth of a run of cross entropy"
+                )
+            if not self.rl.cider and not self.rl.bleu:
+                raise ValueError("rl.cider and rl.bleu are both 0: nothing is left to reward")
+        if (
+            self.train.objective == "self_critical"
+            and self.rl.baseline == "leave_one_out"
+            and self.rl.samples < 2
+        ):
+            raise ValueError("rl.samples: leaving one out needs 2 samples or more")
         return self
 
     @property

@@ -24,7 +24,7 @@ from utils import (
 
 def parse_arguments() -> argparse.Namespace:
     parser = argument_parser(
-        "Train a captioner.", ("run", "data", "encoder", "features", "decoder", "train", "search")
+        "Train a captioner.", ("run", "data", "encoder", "features", "decoder", "train", "rl", "search")
     )
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.loss import Averages, caption_loss
+from training.loss import TokenAverages, caption_loss
 
 CAPTIONS = torch.tensor([[1, 4, 2, 0], [1, 3, 4, 2]])  # two captions: 2 and 3 tokens to predict
 
@@ -45,7 +45,7 @@ def test_padding_never_counts():
 
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_the_vocabulary():
-    averages = Averages(torch.device("cpu"))
+    averages = TokenAverages(torch.device("cpu"))
     averages.add(caption_loss(torch.zeros(2, 3, 5), CAPTIONS))
     assert averages.read()["perplexity"] == pytest.approx(5)
 
@@ -65,7 +65,7 @@ def test_top5_counts_the_tokens_whose_word_is_among_the_five_likeliest():
 
 
 def test_averages_weigh_batches_by_their_tokens():
-    whole, parts = Averages(torch.device("cpu")), Averages(torch.device("cpu"))
+    whole, parts = TokenAverages(torch.device("cpu")), TokenAverages(torch.device("cpu"))
     logits = torch.randn(2, 3, 5)
     whole.add(caption_loss(logits, CAPTIONS))
     for m in range(2):

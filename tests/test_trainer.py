@@ -6,6 +6,7 @@ import torch
 from data.dataset import Batch
 from models.model import build_model
 from tests.conftest import tiny
+from training.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 
 CAPTIONS = torch.tensor([[1, 4, 5, 2], [1, 5, 2, 0], [1, 5, 5, 2]])
@@ -16,7 +17,8 @@ def make(tmp_path, **sections) -> Trainer:
     config = tiny(tmp_path, **sections)
     torch.manual_seed(0)
     model = build_model(config, words=6)
-    return Trainer(model, config, steps_per_epoch=10, device=torch.device("cpu"), precision=torch.float32)
+    machine = {"device": torch.device("cpu"), "precision": torch.float32}
+    return Trainer(model, CrossEntropy(model, config, **machine), config, steps_per_epoch=10, **machine)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -32,7 +34,7 @@ def test_steps_on_one_batch_learn_it(tmp_path, kind, fine_tune):
         encoder={"fine_tune": fine_tune},
         train={"label_smoothing": 0, "warmup": 0, "schedule": "constant"},
     )
-    losses = [float(trainer.step(BATCH).nll) for _ in range(60)]
+    losses = [float(trainer.step(BATCH, [0, 1], epoch=1).nll) for _ in range(60)]
     # Two captions of one image begin alike for the model: their first words cannot both be certain.
     assert losses[-1] < losses[0] / 4
 
@@ -40,7 +42,7 @@ def test_steps_on_one_batch_learn_it(tmp_path, kind, fine_tune):
 def test_no_gradient_reaches_a_frozen_encoder(tmp_path):
     trainer = make(tmp_path)
     before = weights(trainer.model.encoder)
-    trainer.step(BATCH)
+    trainer.step(BATCH, [0, 1], epoch=1)
     assert all(p.grad is None for p in trainer.model.encoder.parameters())
     assert all(torch.equal(before[key], value) for key, value in weights(trainer.model.encoder).items())
 
@@ -49,13 +51,13 @@ def test_the_encoder_has_its_own_learning_rate(tmp_path):
     trainer = make(
         tmp_path, encoder={"fine_tune": "all"}, train={"lr": 0.1, "encoder_lr": 0.003, "warmup": 0}
     )
-    trainer.step(BATCH)
+    trainer.step(BATCH, [0, 1], epoch=1)
     assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.1, 0.003])
 
 
 def test_the_gradient_is_clipped_to_its_largest_norm(tmp_path):
     trainer = make(tmp_path, train={"clip": 1e-3})
-    trainer.step(BATCH)
+    trainer.step(BATCH, [0, 1], epoch=1)
     norm = torch.stack([p.grad.norm() for p in trainer.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -64,7 +66,7 @@ def test_the_average_of_the_weights_is_the_one_worked_out_by_hand(tmp_path):
     trainer = make(tmp_path, train={"average": 0.15})
     history = []
     for _ in range(3):
-        trainer.step(BATCH)
+        trainer.step(BATCH, [0, 1], epoch=1)
         history.append(weights(trainer.model.decoder)["embedding.weight"])
     # The first weights as they are, then a decay of min(0.15, (1 + n) / (10 + n)).
     expected = 0.15 * history[0] + 0.85 * history[1]

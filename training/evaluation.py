@@ -9,7 +9,7 @@ from data.vocab import Vocabulary
 from models.model import CaptionModel
 from models.search import Captions, SearchOptions
 from progress import Progress
-from training.loss import Averages, caption_loss
+from training.loss import TokenAverages, caption_loss
 from utils import autocast
 
 
@@ -19,7 +19,7 @@ def validation_loss(
 ) -> dict[str, float]:
     """`loss` (nats per token, no smoothing, no regulariser), `perplexity` and `top5` over all captions."""
     model.eval()
-    averages = Averages(device)
+    averages = TokenAverages(device)
     batches = ordered_batches(len(dataset), batch_size)
     for batch in watched(make_loader(dataset, batches, workers, device), len(batches), "validation loss"):
         captions = batch.captions.to(device)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from training.averages import Averages
 from utils import PAD
 
 
@@ -49,17 +50,17 @@ def caption_loss(
     return CaptionLoss(objective, nll.detach(), top5, tokens)
 
 
-class Averages:
-    """Running sums of the reported figures, kept in float64 on the device: reading them is what syncs."""
+class TokenAverages(Averages):
+    """Means over tokens."""
 
-    def __init__(self, device: torch.device, sums: list[float] | None = None):
-        self.sums = torch.tensor(sums or [0.0, 0.0, 0.0], dtype=torch.float64, device=device)
-
-    def add(self, loss: CaptionLoss) -> None:
-        self.sums += torch.stack([loss.nll.double(), loss.top5.double(), loss.tokens.double()])
+    names = ("nll", "top5", "tokens")
 
     def read(self) -> dict[str, float]:
         """`loss` (nats per token), `perplexity` and `top5` (share of tokens) since the beginning."""
         nll, top5, tokens = self.sums.tolist()
         loss = nll / max(tokens, 1)
         return {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "top5": top5 / max(tokens, 1)}
+
+    @staticmethod
+    def text(figures: dict[str, float]) -> str:
+        return "loss {loss:.3f}, perplexity {perplexity:.1f}".format(**figures)

@@ -17,9 +17,9 @@ from models.search import SearchOptions
 from progress import Progress
 from reports.curves import draw_curves
 from training.evaluation import caption_split, validation_loss
-from training.loss import Averages
 from training.loss_log import LossLog
 from training.samples import Samples
+from training.setup import make_objective
 from training.tensorboard import Board
 from training.trainer import Trainer
 from utils import UserError, save_checkpoint
@@ -44,12 +44,15 @@ class Run:
         self.train_set, self.val_set, self.device, self.precision = train_set, val_set, device, precision
         self.folder = config.run_folder
         self.steps_per_epoch = math.ceil(len(train_set) / config.train.batch_size)
-        self.trainer = Trainer(model, config, self.steps_per_epoch, device, precision)
+        self.objective = make_objective(config, model, train_set, len(vocabulary), device, precision)
+        self.trainer = Trainer(model, self.objective, config, self.steps_per_epoch, device, precision)
         self.scorer = Scorer(val_references)
         self.samples = Samples(config.data.images, val_references)
-        self.averages = Averages(device)  # of the epoch so far
-        self.interval = Averages(device)  # since the last row of the log
-        self.epoch, self.batch = 1, 0  # where the run is: this epoch, this many of its batches done
+        self.averages = self.objective.averages(device)  # of the epoch so far
+        self.interval = self.objective.averages(device)  # since the last row of the log
+        # Where the run is: this epoch, this many of its batches done. A run that goes on from a trained model
+        # to raise its score first measures that score, as epoch 0: it keeps nothing that is worse.
+        self.epoch, self.batch = 1 if config.train.objective == "cross_entropy" else 0, 0
         self.best, self.best_epoch = None, 0  # best monitored figure, and its epoch
         self.seconds_before, self.started = 0.0, time.monotonic()  # training time, across resumes
         self.log: LossLog | None = None
@@ -62,7 +65,8 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.stop)
         while self.epoch <= self.config.train.epochs and not self.out_of_patience():
-            self.train_epoch()
+            if self.epoch:
+                self.train_epoch()
             if self.stopping:
                 self.save()
                 print(f"stopped in epoch {self.epoch}; go on with: python train.py --resume {self.folder}")
@@ -98,23 +102,22 @@ class Run:
         config, trainer = self.config.train, self.trainer
         batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
         loader = make_loader(self.train_set, batches[self.batch :], self.config.data.workers, self.device)
-        captions, began = 0, time.monotonic()
+        images, began = 0, time.monotonic()
         self.model.train()
         title = f"epoch {self.epoch}/{config.epochs}"
         with Progress(len(batches), title, "batches", initial=self.batch) as progress:
-            for batch in loader:
-                loss = trainer.step(batch)
+            for draws, batch in zip(batches[self.batch :], loader, strict=True):
+                loss = trainer.step(batch, [index for index, _ in draws], self.epoch)
                 self.averages.add(loss)
                 self.interval.add(loss)
-                captions += len(batch.captions)
+                images += len(batch.images)
                 self.batch += 1
                 if trainer.steps % config.log_every == 0:
                     figures = self.check(self.interval.read())
                     self.record("step", prefixed("train", figures))
-                    rate = captions / (time.monotonic() - began)
-                    shown = "loss {loss:.3f}, perplexity {perplexity:.1f}".format(**figures)
-                    progress.note(f"{shown}, {rate:.0f} captions/s")
-                    self.interval = Averages(self.device)
+                    rate = images / (time.monotonic() - began)
+                    progress.note(f"{self.averages.text(figures)}, {rate:.0f} images/s")
+                    self.interval = self.objective.averages(self.device)
                 progress.update()
                 if self.stopping:
                     return
@@ -122,13 +125,15 @@ class Run:
                     self.save()
 
     def check(self, figures: dict[str, float]) -> dict[str, float]:
-        """The figures, unless the loss is no number any more: then an end that leaves the last checkpoint."""
-        if math.isfinite(figures["loss"]):
-            return figures
-        raise UserError(
-            f"the loss is {figures['loss']} at step {self.trainer.steps}; go on from the last checkpoint "
-            f"with a lower train.lr or without mixed precision: --resume {self.folder} run.precision=float32"
-        )
+        """The figures, unless a loss is no number any more: then an end that leaves the last checkpoint."""
+        for name, value in figures.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise UserError(
+                    f"the {name.replace('_', ' ')} is {value} at step {self.trainer.steps}; go on from the "
+                    "last checkpoint with a lower train.lr or without mixed precision: "
+                    f"--resume {self.folder} run.precision=float32"
+                )
+        return figures
 
     def finish_epoch(self) -> None:
         """Validate, log, keep the best, draw the curves, save."""
@@ -139,19 +144,20 @@ class Run:
         self.trainer.schedule.epoch_ended(better)
         scores = {key: value for key, value in figures.items() if key in (*BLEU, "CIDEr")}
         losses = {key: value for key, value in figures.items() if key not in scores}
-        train = self.averages.read()
+        train = self.averages.read() if self.epoch else {}
         self.record("epoch", {**prefixed("train", train), **prefixed("val", losses), **scores})
         if better:
             self.best, self.best_epoch = monitored, self.epoch
             save_checkpoint(self.folder / "best.pth", self.pack(self.trainer.evaluated))
         print(
-            f"epoch {self.epoch}: train loss {train['loss']:.3f}; validation loss {losses['loss']:.3f}, "
+            f"epoch {self.epoch}: {f'train {self.averages.text(train)}; ' if train else ''}"
+            f"validation loss {losses['loss']:.3f}, "
             f"perplexity {losses['perplexity']:.2f}, top-5 {losses['top5']:.1%}, "
             f"BLEU-4 {scores['BLEU-4']:.3f}, CIDEr {scores['CIDEr']:.3f}{' (best)' if better else ''}, "
             f"{self.seconds():.0f} s so far",
             flush=True,
         )
-        self.epoch, self.batch, self.averages = self.epoch + 1, 0, Averages(self.device)
+        self.epoch, self.batch, self.averages = self.epoch + 1, 0, self.objective.averages(self.device)
         self.save()
         draw_curves([self.folder / "loss_log.txt"], self.folder / "loss_curve.png")
         sheet = self.samples.draw(self.folder / "samples.png")
@@ -213,8 +219,8 @@ class Run:
         """Go on from what `save` wrote."""
         self.epoch, self.batch = training["epoch"], training["batch"]
         self.best, self.best_epoch = training["best"], training["best_epoch"]
-        self.averages = Averages(self.device, training["averages"])
-        self.interval = Averages(self.device, training["interval"])
+        self.averages = self.objective.averages(self.device, training["averages"])
+        self.interval = self.objective.averages(self.device, training["interval"])
         self.seconds_before, self.started = training["seconds"], time.monotonic()
         self.log = LossLog(self.folder / "loss_log.txt", training["history"])
         self.samples.history = training.get("samples", [])

@@ -1,7 +1,8 @@
-"""From a configuration to datasets: what training and evaluation prepare alike."""
+"""From a configuration to datasets, which training and evaluation prepare alike, and to the objective."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -10,8 +11,13 @@ from data.dataset import Flickr8kDataset
 from data.features import FeatureGrids, cached_features
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
+from metrics.rewards import Rewards
 from models.model import CaptionModel
-from utils import autocast
+from training.actor_critic import ActorCritic
+from training.cross_entropy import CrossEntropy
+from training.objective import Objective
+from training.self_critical import SelfCritical
+from utils import SOS, autocast
 
 
 def make_datasets(
@@ -86,3 +92,28 @@ def compute_features(
         augment=config.data.augment,
         workers=config.data.workers,
     )
+
+
+def make_objective(
+    config: Config,
+    model: CaptionModel,
+    train_set: Flickr8kDataset,
+    words: int,
+    device: torch.device,
+    precision: torch.dtype,
+) -> Objective:
+    """What `train.objective` names, with its rewards where it learns from scores."""
+    if config.train.objective == "cross_entropy":
+        return CrossEntropy(model, config, device, precision)
+    kind = {"self_critical": SelfCritical, "actor_critic": ActorCritic}[config.train.objective]
+    captions, images = all_captions(train_set)
+    rewards = Rewards(captions, images, words, config.rl.cider, config.rl.bleu)
+    return kind(model, config, device, precision, rewards)
+
+
+def all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Every caption of a split without <sos>, padded (R, T), and which image it describes (R,)."""
+    lengths = np.diff(dataset.caption_start) - 1
+    captions = np.zeros((len(lengths), lengths.max()), np.int64)
+    captions[np.arange(captions.shape[1]) < lengths[:, None]] = dataset.tokens[dataset.tokens != SOS]
+    return captions, np.repeat(np.arange(len(dataset)), np.diff(dataset.image_start))

@@ -1,4 +1,7 @@
-"""One training step, and all the state that a resume has to bring back."""
+"""One training step, whatever it optimises, and all the state that a resume has to bring back."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch.optim.swa_utils import AveragedModel
@@ -6,9 +9,9 @@ from torch.optim.swa_utils import AveragedModel
 from config import Config
 from data.dataset import Batch
 from models.model import CaptionModel
-from training.loss import CaptionLoss, caption_loss
+from training.objective import Objective
 from training.schedule import Schedule
-from utils import autocast, random_state, restore_random_state
+from utils import random_state, restore_random_state
 
 
 class Trainer:
@@ -17,13 +20,13 @@ class Trainer:
     def __init__(
         self,
         model: CaptionModel,
+        objective: Objective,
         config: Config,
         steps_per_epoch: int,
         device: torch.device,
         precision: torch.dtype,
     ):
-        self.model, self.config = model, config.train
-        self.device, self.precision = device, precision
+        self.model, self.objective, self.config = model, objective, config.train
         groups = [
             {"params": [p for p in model.decoder.parameters() if p.requires_grad], "peak": self.config.lr},
             {
@@ -37,6 +40,7 @@ class Trainer:
             weight_decay=self.config.weight_decay,
             fused=True,
         )
+        self.optimizers = [self.optimizer, *objective.optimizers]
         self.schedule = Schedule(self.config, steps_per_epoch)
         # Only float16 overflows; for the others the scaler does nothing.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
@@ -66,26 +70,21 @@ class Trainer:
             else:
                 average.copy_(weight)
 
-    def forward(self, model: CaptionModel, batch: Batch) -> CaptionLoss:
-        with autocast(self.device, self.precision):
-            images = batch.images.to(self.device, non_blocking=True)
-            captions = batch.captions.to(self.device, non_blocking=True)
-            logits, alphas = model(images, captions, batch.image_index.to(self.device, non_blocking=True))
-            return caption_loss(
-                logits, captions, alphas, self.config.label_smoothing, self.config.attention_weight
-            )
-
-    def step(self, batch: Batch) -> CaptionLoss:
-        """Forward, backward, clip, update."""
+    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> NamedTuple:
+        """Forward, backward, clip, update; `indices` and the result are the objective's."""
         factor = self.schedule.factor(self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-        loss = self.forward(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+        loss = self.objective.loss(batch, indices, epoch)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss.objective).backward()
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
         if self.average:
             self.average.update_parameters(self.trained)
@@ -93,7 +92,9 @@ class Trainer:
         return loss
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        """All that is trained: their gradient is clipped as one."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [p for group in groups for p in group["params"]]
 
     @property
     def lr(self) -> float:
@@ -102,7 +103,8 @@ class Trainer:
     def state_dict(self) -> dict:
         """Everything but the model's own weights, which the checkpoint holds under `model`."""
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "objective": self.objective.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -111,7 +113,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self.objective.load_state_dict(state["objective"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average and state["average"]:
