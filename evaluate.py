@@ -161,6 +161,7 @@ def print_table(scores: dict, left_out: dict, statistics: dict, images: int) -> 
     for name, why in left_out.items():
         print(f"  {name:<18} left out: {why}")
     print(f"  distinct captions  {statistics['distinct_captions']:.1%}")
+    print(f"  dangling endings   {statistics['dangling_endings']:.1%} (… with a)")
     print(f"  mean length        {statistics['mean_length']:.2f} words")
     used = (
         f" ({statistics['vocabulary_used']:.1%} of the vocabulary)" if "vocabulary_used" in statistics else ""

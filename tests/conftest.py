@@ -56,6 +56,7 @@ def tiny(dataset: Path, **sections) -> Config:
         "features": {"folder": str(dataset.parent / "cache")},
         "decoder": {"embed_dim": 16, "hidden_dim": 16, "attention_dim": 16, "dropout": 0.2},
         "train": {"epochs": 2, "batch_size": 4, "log_every": 2, "captions_per_image": 2, "lr": 0.01},
+        "rl": {},
         "search": {"beam": 2, "max_length": 12},
     }
     values["data"]["captions_per_image"] = values["train"].pop("captions_per_image")

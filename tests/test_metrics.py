@@ -245,8 +245,16 @@ def test_statistics_tell_a_model_that_always_says_the_same():
         "distinct_captions": 2 / 4,
         "distinct_words": 5,
         "mean_length": 11 / 4,
+        "dangling_endings": 0,
         "vocabulary_used": 5 / 10,
     }
+
+
+def test_captions_that_break_off_are_told_from_those_that_end():
+    broken = ["A man with a", "a dog runs in the.", "two dogs and"]
+    whole = ["a dog jumps over", "a man stands outside", ""]
+    captions = {str(i): caption for i, caption in enumerate(broken + whole)}
+    assert caption_statistics(captions)["dangling_endings"] == 3 / 6
 
 
 def test_statistics_of_no_caption_are_refused():

@@ -290,13 +290,44 @@ def test_a_killed_run_resumed_ends_bit_for_bit_where_the_whole_one_ends(tmp_path
             "average": 0.9,
             "schedule": "plateau",
             "plateau_patience": 0,
+            "scheduled_sampling": 0.5,
         },
     )
-    run(tmp_path, "train", "--config", config, "run.name=whole")
-    killed = tmp_path / "runs" / "killed"
+    kill_and_resume(tmp_path, config)
+
+
+@pytest.mark.parametrize("objective", ["self_critical", "actor_critic"])
+def test_a_killed_run_that_learns_from_scores_ends_where_the_whole_one_ends(trained, tmp_path, objective):
+    write_dataset(tmp_path / "data")
+    config = write_config(
+        tmp_path,
+        encoder={"fine_tune": "all"},
+        train={
+            "objective": objective,
+            "init_from": str(trained / "runs/tiny/best.pth"),
+            "epochs": 4,
+            "checkpoint_every": 1,
+        },
+        rl={"samples": 2},
+    )
+    kill_and_resume(tmp_path, config)
+    log = pd.read_csv(tmp_path / "runs" / "whole" / "loss_log.txt")
+    assert log.loc[log["event"] == "epoch", "epoch"].tolist() == [0, 1, 2, 3, 4]
+    assert log.loc[0, "CIDEr"] > 0  # what the run started from
+    trained_epochs = log[(log["event"] == "epoch") & (log["epoch"] > 0)]
+    measured = ["train_reward", "train_entropy", "train_actor_loss", "val_loss", "BLEU-4", "CIDEr"]
+    assert trained_epochs[measured].notna().all(axis=None)
+    assert trained_epochs["train_critic_loss"].notna().all() == (objective == "actor_critic")
+    assert log["train_loss"].isna().all()
+
+
+def kill_and_resume(folder: Path, config: Path) -> None:
+    """Run `config` as a whole, and once more killed in its midst, moved and resumed: both end alike."""
+    run(folder, "train", "--config", config, "run.name=whole")
+    killed = folder / "runs" / "killed"
     process = subprocess.Popen(
         command("train", "--config", config, "run.name=killed"),
-        cwd=tmp_path,
+        cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
     )
@@ -310,12 +341,12 @@ def test_a_killed_run_resumed_ends_bit_for_bit_where_the_whole_one_ends(tmp_path
     assert torch.load(killed / "checkpoints.pth", weights_only=True)["training"]["epoch"] < 4, (
         "killed too late"
     )
-    moved = tmp_path / "elsewhere" / "moved"
+    moved = folder / "elsewhere" / "moved"
     moved.parent.mkdir()
     killed.rename(moved)
-    run(tmp_path, "train", "--resume", moved)
-    same_end(tmp_path / "runs" / "whole", moved)
-    assert (tmp_path / "runs" / "whole" / "samples.png").read_bytes() == (moved / "samples.png").read_bytes()
+    run(folder, "train", "--resume", moved)
+    same_end(folder / "runs" / "whole", moved)
+    assert (folder / "runs" / "whole" / "samples.png").read_bytes() == (moved / "samples.png").read_bytes()
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
@@ -346,6 +377,17 @@ def test_training_starts_from_another_runs_weights_and_words(trained):
     second = pd.read_csv(trained / "runs" / "second" / "loss_log.txt")
     best = first["CIDEr"].max()
     assert second["CIDEr"].max() == pytest.approx(best, abs=0.02), text
+
+
+def test_learning_from_scores_starts_from_a_trained_model_and_keeps_nothing_worse(trained):
+    text = run(trained, "train", "--config", "tiny.yaml", "train.objective=self_critical", status=2)
+    assert "train.init_from" in text
+    text = run(
+        trained, "train", "--config", "tiny.yaml", "run.name=worse", "train.objective=self_critical",
+        "train.epochs=1", "train.lr=1.0", "train.clip=1000", "train.init_from=runs/tiny/best.pth",
+    )  # fmt: skip
+    first, second = weights(trained / "runs/tiny/best.pth"), weights(trained / "runs/worse/best.pth")
+    assert all(torch.equal(first[key], second[key]) for key in first), text
 
 
 def test_weights_of_another_model_do_not_start_a_run(trained):

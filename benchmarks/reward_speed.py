@@ -1,0 +1,91 @@
+"""How much of a training step is the scoring of what was sampled?
+
+    python benchmarks/reward_speed.py --checkpoint runs/flickr8k_mobilenet/best.pth
+
+Takes a few steps of self-critical training on the checkpoint's own data, keeps nothing of them, and prints
+how long a step took and how much of it was scoring.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.captions import read_captions
+from data.dataset import make_loader, training_batches
+from data.transforms import ImageTransform
+from data.vocab import Vocabulary
+from models.model import load_model
+from training.setup import make_datasets, make_objective
+from training.trainer import Trainer
+from utils import newest_checkpoint, pick_device, pick_precision, run_script, seed_everything
+
+
+class Timed:
+    """A function that keeps the time its calls take."""
+
+    def __init__(self, function):
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *arguments):
+        began = time.perf_counter()
+        result = self.function(*arguments)
+        self.seconds += time.perf_counter() - began
+        return result
+
+
+def main() -> None:
+    args = parse_arguments()
+    checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
+    objective = [f"train.objective={args.objective}", f"train.init_from={checkpoint}"]
+    loaded = load_model(checkpoint, [*args.overrides, *objective])
+    config, vocabulary = loaded.config, Vocabulary(loaded.words)
+    seed_everything(config.run.seed)
+    device = pick_device(config.run.device)
+    machine = (device, pick_precision(config.run.precision, device))
+    model, transform = loaded.model.to(device), ImageTransform.from_dict(loaded.transform)
+    table = read_captions(config.data.captions)
+    [dataset] = make_datasets(config, table, ["train"], vocabulary, model, transform, *machine)
+
+    began = time.perf_counter()
+    objective = make_objective(config, model, dataset, len(vocabulary), *machine)
+    print(f"counting the references' n-grams, once: {time.perf_counter() - began:.2f} s")
+    objective.rewards = scoring = Timed(objective.rewards)
+    trainer = Trainer(model, objective, config, args.steps, *machine)
+    batches = training_batches(len(dataset), config.train.batch_size, config.run.seed, 1)[: args.steps + 1]
+    loader = make_loader(dataset, batches, config.data.workers, device)
+    for step, (draws, batch) in enumerate(zip(batches, loader, strict=True)):
+        if step == 1:  # the first one warms up
+            scoring.seconds, began = 0.0, time.perf_counter()
+        loss = trainer.step(batch, [index for index, _ in draws], epoch=1)
+        loss.objective.item()  # waits for the device
+    seconds = time.perf_counter() - began
+    print(
+        f"{args.steps} steps, {int(loss.captions)} captions of {config.train.batch_size} images each: "
+        f"{1000 * seconds / args.steps:.1f} ms a step, {1000 * scoring.seconds / args.steps:.1f} ms of it "
+        f"({scoring.seconds / seconds:.1%}) scoring"
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="a run's best.pth (the newest one under runs/)"
+    )
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure (20)")
+    parser.add_argument(
+        "--objective",
+        choices=("self_critical", "actor_critic"),
+        default="self_critical",
+        help="(self_critical)",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
+    )
+    return parser.parse_intermixed_args()
+
+
+if __name__ == "__main__":
+    run_script(main)

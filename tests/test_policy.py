@@ -1,0 +1,281 @@
+"""Self-critical and actor-critic training against a vocabulary small enough to enumerate."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import Batch
+from models.decoder import AttentionDecoder, LSTMDecoder
+from models.model import CaptionModel, build_model
+from models.search import SearchOptions, search
+from tests.conftest import tiny
+from training.actor_critic import ActorCritic, discounted, entropy_weight, prepare
+from training.rollout import log_probabilities, rollout
+from training.self_critical import SelfCritical, leave_one_out
+from training.trainer import Trainer
+from utils import EOS, PAD, SOS
+
+WORDS, LONGEST = 6, 2  # two words to say besides <eos>, and at most two of them
+MACHINE = {"device": torch.device("cpu"), "precision": torch.float32}
+
+
+def toy_model(kind: str = "lstm") -> CaptionModel:
+    torch.manual_seed(0)
+    common = {"grid_dim": 3, "words": WORDS, "embed_dim": 4, "hidden_dim": 5, "dropout": 0.5, "tie": False}
+    if kind == "lstm":
+        decoder = LSTMDecoder(layers=2, **common)
+    else:
+        decoder = AttentionDecoder(attention_dim=4, **common)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(2)  # far from all words being equally likely
+    encoder = torch.nn.Identity()
+    encoder.trained_stages = []
+    return CaptionModel(encoder, decoder.eval())
+
+
+def toy_batch(images: int) -> Batch:
+    """One image as often as is wanted; its captions are not looked at."""
+    grid = torch.linspace(-1, 1, 6).view(1, 2, 3).expand(images, 2, 3)
+    return Batch(grid, torch.zeros(1, 1), torch.ones(1), torch.zeros(1))
+
+
+def toy_reward(tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Something that depends on every word, on their order and on whether the sentence ended."""
+    weights = np.array([0.0, 0, 0.7, 0, 1.0, -0.4])
+    places = np.array([1.0, 0.6, 1.5])[: tokens.shape[1]]
+    return 1 + (weights[tokens] * places).sum(axis=1)
+
+
+def every_caption() -> torch.Tensor:
+    """All that can be said: <sos>, up to two words, <eos> or, where it is cut, a third word."""
+    captions = set()
+    for words in itertools.product([EOS, 4, 5], repeat=LONGEST + 1):
+        length = words.index(EOS) + 1 if EOS in words else len(words)
+        captions.add((SOS, *words[:length], *[PAD] * (len(words) - length)))
+    return torch.tensor(sorted(captions))
+
+
+def probabilities(model: CaptionModel, captions: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """Of each caption (M,), word by word, with a gradient: the definition, without any of the fast paths."""
+    grid = toy_batch(len(captions)).images
+    state, total = model.decoder.start(grid), torch.zeros(len(captions))
+    for t in range(captions.shape[1] - 1):
+        logits, state, _ = model.decoder.step(captions[:, t], state)
+        allowed = logits[:, [EOS, 4, 5]] / temperature
+        place = torch.tensor([0, 0, 0, 0, 1, 2])[captions[:, t + 1]].unsqueeze(1)
+        log_prob = allowed.log_softmax(dim=1).gather(1, place).squeeze(1)
+        total = total + torch.where(captions[:, t + 1] == PAD, torch.zeros(()), log_prob)
+    return total.exp()
+
+
+def gradient(model: CaptionModel, value: torch.Tensor) -> torch.Tensor:
+    parameters = list(model.decoder.parameters())
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
+    return torch.cat([
+        torch.zeros_like(p).flatten() if g is None else g.flatten()
+        for p, g in zip(parameters, gradients, strict=True)
+    ])  # fmt: skip
+
+
+def exact_gradient(model: CaptionModel, temperature: float = 1.0) -> torch.Tensor:
+    captions = every_caption()
+    rewards = torch.tensor(toy_reward(captions[:, 1:].numpy(), None), dtype=torch.float32)
+    return gradient(model, (probabilities(model, captions, temperature) * rewards).sum())
+
+
+def objective(kind, model: CaptionModel, tmp_path, rewards=toy_reward, **rl):
+    config = tiny(
+        tmp_path,
+        decoder={"kind": "lstm", "layers": 2, "hidden_dim": 5},
+        train={"objective": "self_critical", "init_from": "some/best.pth", "lr": 0.01},
+        search={"max_length": LONGEST},
+    )
+    config.rl = config.rl.model_copy(update=rl)
+    return kind(model, config, **MACHINE, rewards=rewards)
+
+
+def test_all_captions_together_have_probability_one():
+    assert len(every_caption()) == 1 + 2 + 4 * 3
+    assert float(probabilities(toy_model(), every_caption()).sum().detach()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rl"),
+    [
+        (SelfCritical, {"baseline": "greedy", "samples": 3}),
+        (SelfCritical, {"baseline": "leave_one_out", "samples": 2}),
+        (SelfCritical, {"baseline": "leave_one_out", "samples": 4, "temperature": 0.7}),
+        (ActorCritic, {"batch_mean": False, "reward_clip": 0.0, "entropy_weight": 0.0, "samples": 4}),
+        (ActorCritic, {"batch_mean": True, "reward_clip": 0.0, "entropy_weight": 0.0, "samples": 4}),
+    ],
+)
+def test_the_estimate_is_the_exact_gradient_of_the_expected_reward(tmp_path, kind, rl):
+    model = toy_model()
+    trained = objective(kind, model, tmp_path, **rl)
+    if kind is ActorCritic:  # a critic that is wrong, and differently so after every word
+        with torch.no_grad():
+            trained.critic.layers[2].weight.mul_(20)
+    batch = toy_batch(20_000)
+    torch.manual_seed(1)
+    loss = trained.loss(batch, [0] * len(batch.images), epoch=1)
+    estimate, exact = -gradient(model, loss.objective), exact_gradient(model, rl.get("temperature", 1.0))
+    assert float((estimate - exact).norm() / exact.norm()) < 0.08
+
+
+def test_the_baseline_changes_the_variance_and_not_the_expected_gradient():
+    model, captions = toy_model(), every_caption()
+    rewards = torch.tensor(toy_reward(captions[:, 1:].numpy(), None), dtype=torch.float32)
+    probability = probabilities(model, captions).detach()
+    scores = torch.stack(
+        [gradient(model, p.log()) for p in probabilities(model, captions)]
+    )  # (M, parameters)
+    first, second = (x.flatten() for x in torch.meshgrid(*[torch.arange(len(captions))] * 2, indexing="ij"))
+    weight = (probability[first] * probability[second]).unsqueeze(1)  # of each pair of samples
+
+    pairs = torch.stack([rewards[first], rewards[second]], dim=1)
+    advantage = leave_one_out(pairs).neg() + pairs
+    with_baseline = (advantage[:, :1] * scores[first] + advantage[:, 1:] * scores[second]) / 2
+    without = (pairs[:, :1] * scores[first] + pairs[:, 1:] * scores[second]) / 2
+    exact = exact_gradient(model)
+    for estimates in (with_baseline, without):
+        torch.testing.assert_close((weight * estimates).sum(dim=0), exact, atol=1e-5, rtol=1e-3)
+    variance = [(weight * (e - exact).square()).sum() for e in (with_baseline, without)]
+    assert variance[0] < 0.7 * variance[1]
+
+
+@pytest.mark.parametrize("kind", [SelfCritical, ActorCritic])
+def test_training_raises_the_reward(tmp_path, kind):
+    model = toy_model()
+    objective_ = objective(kind, model, tmp_path, entropy_weight=0.0)
+    trainer = Trainer(model, objective_, objective_.config, steps_per_epoch=100, **MACHINE)
+    torch.manual_seed(2)
+    rewards = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
+    means = [float(loss.reward / loss.captions) for loss in rewards]
+    best = toy_reward(every_caption()[:, 1:].numpy(), None).max()
+    assert means[0] < best - 0.8
+    assert np.mean(means[-5:]) > best - 0.2
+
+
+def test_the_critic_learns_a_constant_reward(tmp_path):
+    model = toy_model()
+    sevens = lambda tokens, images: np.full(len(tokens), 0.7)  # noqa: E731
+    constant = objective(ActorCritic, model, tmp_path, rewards=sevens, batch_mean=False)
+    trainer = Trainer(model, constant, constant.config, steps_per_epoch=300, **MACHINE)
+    losses = [trainer.step(toy_batch(8), [0] * 8, epoch=1) for _ in range(300)]
+    errors = [float(loss.critic_loss / loss.tokens) for loss in losses]
+    assert errors[0] > 0.1
+    assert max(errors[-5:]) < 1e-3
+
+
+def fake_rewards(tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
+    return (tokens == 4).sum(axis=1).astype(float)
+
+
+@pytest.mark.parametrize("kind", [SelfCritical, ActorCritic])
+@pytest.mark.parametrize("fine_tune", ["none", "all"])
+def test_a_gradient_reaches_the_encoder_only_where_it_is_trained(tmp_path, kind, fine_tune):
+    config = tiny(
+        tmp_path,
+        encoder={"fine_tune": fine_tune},
+        train={"objective": "self_critical", "init_from": "some/best.pth", "warmup": 0},
+    )
+    torch.manual_seed(0)
+    model = build_model(config, words=WORDS)
+    trainer = Trainer(model, kind(model, config, **MACHINE, rewards=fake_rewards), config, 10, **MACHINE)
+    before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
+    statistics = {key for key in before if "running" in key or "batches" in key}
+    trainer.step(Batch(torch.randn(2, 3, 32, 32), None, None, None), [0, 1], epoch=1)
+    after = model.encoder.state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    if fine_tune == "none":
+        assert all(p.grad is None for p in model.encoder.parameters())
+        assert not moved
+    else:
+        assert moved
+        assert not moved & statistics  # batch norm stays as it will be when pictures are captioned
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_captions_that_are_over_leave_and_the_others_notice_nothing(kind):
+    model = toy_model(kind)
+    torch.manual_seed(3)
+    grid = torch.randn(7, 2, 3)
+    captions, hidden = rollout(model.decoder, grid, samples=4, max_length=9, temperature=1.0)
+    assert captions.shape[0] == 28
+    assert hidden.shape[:2] == (28, captions.shape[1] - 1)
+    lengths = (captions != PAD).sum(dim=1)
+    assert lengths.min() < lengths.max()
+    for caption, length in zip(captions.tolist(), lengths.tolist(), strict=True):
+        assert caption[0] == SOS
+        assert caption[length:] == [PAD] * (len(caption) - length)
+        assert EOS not in caption[: length - 1]
+        assert caption[length - 1] == EOS or length == 9 + 2
+        assert set(caption[1:length]) <= {EOS, 4, 5}
+    # The states are those in which each word was chosen: nothing of that word is in them.
+    rows = torch.arange(7).repeat_interleave(4)
+    state = model.decoder.start(grid[rows])
+    for t in range(captions.shape[1] - 1):
+        _, state, _ = model.decoder.step(captions[:, t], state)
+        said = captions[:, t + 1] != PAD
+        torch.testing.assert_close(hidden[said, t], state.hidden.flatten(1)[said])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_the_greedy_caption_is_the_search_s_and_comes_first(kind):
+    model = toy_model(kind)
+    torch.manual_seed(3)
+    grid = torch.randn(7, 2, 3)
+    captions, _ = rollout(model.decoder, grid, 3, max_length=30, temperature=1.0, greedy=True)
+    expected = search(model.decoder, grid, SearchOptions(beam=1, max_length=30)).tokens[:, 0]
+    greedy = captions.view(7, 4, -1)[:, 0, 1:]
+    for mine, theirs in zip(greedy.tolist(), expected.tolist(), strict=True):
+        assert [token for token in mine if token][:30] == [token for token in theirs if token][:30]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_probabilities_and_entropy_are_those_of_the_words_that_were_drawn(kind):
+    model, captions = toy_model(kind), every_caption()
+    grid = toy_batch(1).images
+    log_probs, entropy = log_probabilities(model.decoder, grid, captions, temperature=0.5)
+    real = captions[:, 1:] != PAD
+    total = torch.zeros(real.shape).masked_scatter(real, log_probs).sum(dim=1)
+    torch.testing.assert_close(total.exp(), probabilities(model, captions, 0.5))
+    logits, _, _ = model.decoder.step(torch.tensor([SOS]), model.decoder.start(grid))
+    first = (logits[0, [EOS, 4, 5]] / 0.5).softmax(dim=0)
+    assert float(entropy[0]) == pytest.approx(float(-(first * first.log()).sum()), rel=1e-5)
+
+
+def test_rewards_are_centred_clipped_discounted_as_worked_out_by_hand():
+    rl = SimpleNamespace(batch_mean=True, reward_clip=1.5)
+    rewards = torch.tensor([0.0, 1.0, 5.0])
+    torch.testing.assert_close(prepare(rewards, rl), torch.tensor([-1.5, -1.0, 1.5]))
+    rl = SimpleNamespace(batch_mean=False, reward_clip=0.0)
+    torch.testing.assert_close(prepare(rewards, rl), rewards)
+    real = torch.tensor([[True, True, True], [True, False, False]])
+    returns = discounted(torch.tensor([8.0, 3.0]), real, gamma=0.5)
+    assert returns[real].tolist() == [2.0, 4.0, 8.0, 3.0]
+
+
+def test_the_entropy_bonus_falls_over_the_epochs_unless_told_not_to():
+    annealed = SimpleNamespace(entropy_weight=0.4, anneal_entropy=True)
+    constant = SimpleNamespace(entropy_weight=0.4, anneal_entropy=False)
+    assert [entropy_weight(annealed, epoch, 4) for epoch in (1, 2, 3, 4)] == pytest.approx(
+        [0.4, 0.3, 0.2, 0.1]
+    )
+    assert entropy_weight(constant, 4, 4) == 0.4
+
+
+def test_the_entropy_bonus_keeps_the_policy_open(tmp_path):
+    entropies = []
+    for weight in (0.0, 3.0):
+        model = toy_model()
+        trained = objective(ActorCritic, model, tmp_path, entropy_weight=weight, anneal_entropy=False)
+        trainer = Trainer(model, trained, trained.config, steps_per_epoch=100, **MACHINE)
+        torch.manual_seed(4)
+        losses = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
+        entropies.append(float(losses[-1].entropy / losses[-1].tokens))
+    assert entropies[1] > entropies[0] + 0.3
