@@ -15,9 +15,9 @@ from metrics.meteor import MeteorError, meteor
 BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
 METRICS = (*BLEU, "ROUGE-L", "CIDEr", "METEOR")
 
-# Articles, prepositions, conjunctions and possessives, after which something is missing ("a man with a"), not
-# those that may end a sentence as adverbs ("a dog jumps over"). Of Flickr8k's own captions 0.8 % end in one of
-# these, most of them in "looks on" and "passes by".
+# Articles, prepositions, conjunctions and possessives, after which something is missing ("a man with a"): not
+# those that may end a sentence as adverbs ("a dog jumps over"). Of Flickr8k's own captions 0.8 % end in one
+# of these, most of them in "looks on" and "passes by".
 CANNOT_END = frozenset(
     """
     a an the about across after against along among as at before beside between by during for from in into
