@@ -18,8 +18,8 @@ LOG_NAME = "loss_log.txt"
 COLUMNS = (
     *("event", "epoch", "step", "seconds", "lr"),
     *("train_loss", "train_perplexity", "train_top5", "val_loss", "val_perplexity", "val_top5"),
-    *("train_reward", "train_entropy", "train_actor_loss", "train_critic_loss"),
     *("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr"),
+    *("train_reward", "train_entropy", "train_actor_loss", "train_critic_loss"),
 )
 MEASURES = {"val_loss": ".3f", "val_perplexity": ".2f", "val_top5": ".1%", "BLEU-4": ".3f", "CIDEr": ".3f"}
 LOWER_IS_BETTER = {"train_loss", "val_loss", "train_perplexity", "val_perplexity"}

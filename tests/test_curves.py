@@ -46,6 +46,21 @@ def test_a_half_written_last_row_is_left_out(tmp_path, tail):
         assert np.asarray(sheet.convert("L")).std() > 10
 
 
+def test_what_is_learned_from_scores_has_panels_where_there_is_such_a_run(tmp_path):
+    header = ",".join(COLUMNS)
+    learned = {"event": "step", "epoch": "1", "train_reward": "0.5", "train_entropy": "1.2"}
+    rows = [{**learned, "step": str(step)} for step in (10, 20)]
+    lines = [",".join(row.get(column, "") for column in COLUMNS) for row in rows]
+    (tmp_path / "loss_log.txt").write_text("\n".join([header, *lines]) + "\n")
+    draw_curves([tmp_path], tmp_path / "learned.svg")
+    drawn = (tmp_path / "learned.svg").read_text()
+    assert "<!-- Reward -->" in drawn
+    assert "<!-- Entropy -->" in drawn
+    assert "<!-- Critic loss -->" not in drawn
+    draw_curves([write_log(tmp_path / "run")], tmp_path / "curve.svg")
+    assert "<!-- Reward -->" not in (tmp_path / "curve.svg").read_text()
+
+
 def test_missing_and_unknown_columns_are_no_obstacle(tmp_path):
     log = tmp_path / "loss_log.txt"
     log.write_text("event,epoch,step,train_loss,colour\nstep,1,10,3.5,red\nepoch,1,20,3.25,blue\n")

@@ -93,9 +93,10 @@ class ActorCritic(Objective):
         )
 
     def state_dict(self) -> dict:
-        return {"critic": self.critic.state_dict()}
+        return {**super().state_dict(), "critic": self.critic.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
         self.critic.load_state_dict(state["critic"])
 
 

@@ -40,8 +40,10 @@ class Objective:
         return autocast(self.device, self.precision)
 
     def state_dict(self) -> dict:
-        """What a resume needs besides the model and the optimisers."""
-        return {}
+        """What a resume needs besides the model and its optimiser."""
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state: dict) -> None:
         """Undo of `state_dict`."""
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)

@@ -30,8 +30,8 @@ class Board:
         """A row of loss_log.txt: `train_loss` goes to the chart loss/train, a score to scores/."""
         for name, value in row.items():
             if isinstance(value, float) and name != "seconds":
-                split, _, measure = name.rpartition("_")
-                group = f"{measure}/{split}" if split else "lr" if name == "lr" else f"scores/{name}"
+                split, _, measure = name.partition("_")
+                group = f"{measure}/{split}" if measure else "lr" if name == "lr" else f"scores/{name}"
                 self.writer.add_scalar(group, value, row["step"])
         self.writer.flush()
 

@@ -103,7 +103,7 @@ class Trainer:
     def state_dict(self) -> dict:
         """Everything but the model's own weights, which the checkpoint holds under `model`."""
         return {
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -113,9 +113,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if "objective" in state:  # not in checkpoints from when cross entropy was the only one
+            self.objective.load_state_dict(state["objective"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average and state["average"]:
