@@ -11,7 +11,7 @@ from data.transforms import transform_for
 from models.model import build_model
 from tests.conftest import write_dataset
 from train import find_data, find_vocabulary
-from training.setup import make_datasets
+from training.setup import make_datasets, make_objective
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -50,11 +50,13 @@ def test_a_configuration_takes_a_training_step(data, path):
     model = build_model(config, len(vocabulary))
     transform = transform_for(name, "none", config.encoder.image_size)
     (train_set,) = make_datasets(config, table, ["train"], vocabulary, model, transform, CPU, FLOAT)
-    trainer = Trainer(model, config, steps_per_epoch=1, device=CPU, precision=FLOAT)
+    objective = make_objective(config, model, train_set, len(vocabulary), CPU, FLOAT)
+    trainer = Trainer(model, objective, config, steps_per_epoch=1, device=CPU, precision=FLOAT)
     before = [parameter.clone() for parameter in trainer.parameters()]
 
-    batch = collate([train_set[draw] for draw in training_batches(len(train_set), 2, 1, 1)[0]])
-    loss = trainer.step(batch)
+    draws = training_batches(len(train_set), 2, 1, 1)[0]
+    batch = collate([train_set[draw] for draw in draws])
+    loss = trainer.step(batch, [index for index, _ in draws], epoch=1)
 
     assert len(batch.captions) == 2 * min(config.data.captions_per_image, 2)
     assert torch.isfinite(loss.objective)

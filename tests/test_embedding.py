@@ -10,6 +10,7 @@ from models.decoder import AttentionDecoder, LSTMDecoder
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
 from models.model import build_model, load_model, pack_model
 from tests.conftest import tiny
+from training.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 from utils import UserError, save_checkpoint
 
@@ -158,7 +159,9 @@ def test_frozen_embeddings_stay_and_the_rest_learns(tmp_path, kind, tie):
     model = build_model(config, len(WORDS))
     model.decoder.embedding.start_from(config.decoder.vectors, WORDS)
     before = {key: value.clone() for key, value in model.decoder.state_dict().items()}
-    Trainer(model, config, 10, torch.device("cpu"), torch.float32).step(BATCH)
+    machine = (torch.device("cpu"), torch.float32)
+    trainer = Trainer(model, CrossEntropy(model, config, *machine), config, 10, *machine)
+    trainer.step(BATCH, [0, 1], epoch=1)
     same = {key for key, value in model.decoder.state_dict().items() if torch.equal(value, before[key])}
     assert same == {"embedding.weight", "output.score.weight"} if tie else {"embedding.weight"}
 

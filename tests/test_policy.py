@@ -33,7 +33,7 @@ def toy_model(kind: str = "lstm") -> CaptionModel:
         for parameter in decoder.parameters():
             parameter.mul_(2)  # far from all words being equally likely
     encoder = torch.nn.Identity()
-    encoder.trained_stages = []
+    encoder.trained = []
     return CaptionModel(encoder, decoder.eval())
 
 
@@ -156,8 +156,8 @@ def test_training_raises_the_reward(tmp_path, kind):
     rewards = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
     means = [float(loss.reward / loss.captions) for loss in rewards]
     best = toy_reward(every_caption()[:, 1:].numpy(), None).max()
-    assert means[0] < best - 0.8
-    assert np.mean(means[-5:]) > best - 0.2
+    assert means[0] < best - 1.5
+    assert np.mean(means[-5:]) > best - 0.5
 
 
 def test_the_critic_learns_a_constant_reward(tmp_path):
