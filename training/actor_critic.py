@@ -10,8 +10,7 @@ from data.dataset import Batch
 from metrics.rewards import Rewards
 from models.model import CaptionModel
 from training.objective import Objective
-from training.rollout import PolicyAverages, PolicyLoss, log_probabilities, rollout
-from training.self_critical import score
+from training.rollout import PolicyAverages, PolicyLoss, log_probabilities, rollout, score
 from utils import PAD
 
 

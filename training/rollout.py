@@ -6,10 +6,13 @@ second pass would draw other masks than the first, and its probabilities would n
 that spoke, whose gradient is what is estimated. It is also the policy that will caption pictures.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
+from metrics.rewards import Rewards
 from models.search import next_log_probs, repeat
 from training.averages import Averages
 from utils import EOS, PAD, SOS, UNK
@@ -75,6 +78,13 @@ def log_probabilities(
     log_probs = logits.log_softmax(dim=1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=1)
     return log_probs.gather(1, said[real].unsqueeze(1)).squeeze(1), entropy
+
+
+def score(rewards: Rewards, captions: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+    """The rewards (M,) of a rollout's captions (M, T + 1) of the N images with these numbers."""
+    images = np.repeat(np.asarray(indices), len(captions) // len(indices))
+    scores = rewards(captions[:, 1:].cpu().numpy(), images)
+    return torch.from_numpy(scores).to(captions.device, torch.float32)
 
 
 class PolicyLoss(NamedTuple):

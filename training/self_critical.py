@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from config import Config
@@ -10,7 +9,7 @@ from data.dataset import Batch
 from metrics.rewards import Rewards
 from models.model import CaptionModel
 from training.objective import Objective
-from training.rollout import PolicyAverages, PolicyLoss, log_probabilities, rollout
+from training.rollout import PolicyAverages, PolicyLoss, log_probabilities, rollout, score
 from utils import PAD
 
 
@@ -66,13 +65,6 @@ class SelfCritical(Objective):
         return PolicyLoss(
             loss / count, rewards.sum(), loss.detach(), entropy.detach().sum(), count, real.sum()
         )
-
-
-def score(rewards: Rewards, captions: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-    """The rewards (M,) of a rollout's captions (M, T + 1) of the N images with these numbers."""
-    images = np.repeat(np.asarray(indices), len(captions) // len(indices))
-    scores = rewards(captions[:, 1:].cpu().numpy(), images)
-    return torch.from_numpy(scores).to(captions.device, torch.float32)
 
 
 def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
