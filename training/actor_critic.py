@@ -57,6 +57,9 @@ class ActorCritic(Objective):
         groups = [{"params": list(self.critic.parameters()), "peak": rl.critic_lr}]
         self.optimizers = [torch.optim.AdamW(groups, lr=rl.critic_lr, weight_decay=0.0, fused=True)]
 
+    def captions(self, batch: Batch) -> int:
+        return len(batch.images) * self.config.rl.samples
+
     def loss(self, batch: Batch, indices: Sequence[int], epoch: int) -> PolicyLoss:
         rl = self.config.rl
         self.model.eval()  # see rollout.py

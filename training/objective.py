@@ -34,6 +34,10 @@ class Objective:
         """
         raise NotImplementedError
 
+    def captions(self, batch: Batch) -> int:
+        """How many captions a step learns from."""
+        return len(batch.captions)
+
     def autocast(self):
         """Mixed precision. Sampling and what has a gradient need a context each: the weights that a context
         has converted without a gradient would have none in the same context later."""

@@ -102,7 +102,7 @@ class Run:
         config, trainer = self.config.train, self.trainer
         batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
         loader = make_loader(self.train_set, batches[self.batch :], self.config.data.workers, self.device)
-        images, began = 0, time.monotonic()
+        captions, began = 0, time.monotonic()
         self.model.train()
         title = f"epoch {self.epoch}/{config.epochs}"
         with Progress(len(batches), title, "batches", initial=self.batch) as progress:
@@ -110,13 +110,13 @@ class Run:
                 loss = trainer.step(batch, [index for index, _ in draws], self.epoch)
                 self.averages.add(loss)
                 self.interval.add(loss)
-                images += len(batch.images)
+                captions += self.objective.captions(batch)
                 self.batch += 1
                 if trainer.steps % config.log_every == 0:
                     figures = self.check(self.interval.read())
                     self.record("step", prefixed("train", figures))
-                    rate = images / (time.monotonic() - began)
-                    progress.note(f"{self.averages.text(figures)}, {rate:.0f} images/s")
+                    rate = captions / (time.monotonic() - began)
+                    progress.note(f"{self.averages.text(figures)}, {rate:.0f} captions/s")
                     self.interval = self.objective.averages(self.device)
                 progress.update()
                 if self.stopping:

@@ -33,6 +33,9 @@ class SelfCritical(Objective):
         super().__init__(model, config, device, precision)
         self.rewards = rewards
 
+    def captions(self, batch: Batch) -> int:
+        return len(batch.images) * self.config.rl.samples
+
     def loss(self, batch: Batch, indices: Sequence[int], epoch: int) -> PolicyLoss:
         rl = self.config.rl
         greedy = rl.baseline == "greedy"
