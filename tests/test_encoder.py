@@ -91,6 +91,19 @@ def test_an_earlier_stage_gives_a_finer_grid_and_the_later_ones_are_dropped():
     assert not hasattr(encoder.backbone, "layer3")
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "swin_t"])
+def test_batch_norms_fold_into_convolutions_without_a_difference(name):
+    encoder = EncoderCNN(name, "none", grid=1, image_size=64)
+    encoder.eval()
+    for key, value in encoder.backbone.state_dict().items():  # statistics as of a trained model
+        if key.endswith(("running_mean", "running_var")):
+            value.uniform_(0.5, 1.5)
+    before = state_of(encoder)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.folded()(IMAGES), encoder(IMAGES), rtol=1e-3, atol=1e-4)
+    assert all(torch.equal(before[key], value) for key, value in state_of(encoder).items())
+
+
 def test_the_grid_is_resampled_where_asked():
     assert EncoderCNN("resnet18", "none", grid=3)(IMAGES).shape == (2, 9, 512)
 

@@ -67,10 +67,12 @@ def compute_features(
     if config.features.views > 1:
         views = dict.fromkeys(images.loc[images["split"] == "train", "image"], config.features.views)
 
+    encoder = model.encoder.folded()
+
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
-            return model.encoder(transform.normalise(pixels.to(device)))
+            return encoder(transform.normalise(pixels.to(device)))
 
     identity = {
         "encoder": config.encoder.name,
@@ -80,7 +82,6 @@ def compute_features(
         "precision": str(precision),
         "device": device.type,
     }
-    model.encoder.eval()
     return cached_features(
         config.features.folder,
         identity,
