@@ -10,6 +10,7 @@ from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.models import get_model, get_model_weights
@@ -19,6 +20,8 @@ from utils import UserError
 
 # What torchvision calls the layers that follow the grid, in every model that has them as layers.
 HEAD = ("avgpool", "classifier", "fc", "head", "heads")
+# Tracing looks into all of torchvision's own layers but this one, which does another thing in training.
+TRACER = {"autowrap_modules": (math, torchvision.ops), "leaf_modules": [torchvision.ops.StochasticDepth]}
 
 
 class EncoderCNN(nn.Module):
@@ -98,9 +101,13 @@ class EncoderCNN(nn.Module):
         Each batch norm is folded into the weights of the convolution before it: MobileNetV2 takes two thirds
         of the time on a CPU, ResNet-50 five sixths.
         """
-        backbone = fuse(self.backbone.eval(), no_trace=True).to(memory_format=torch.channels_last)
-        self.train(self.training)
+        backbone = self.fold()
         return lambda images: self.look(backbone, images)
+
+    def fold(self) -> fx.GraphModule:
+        folded = fuse(self.backbone.eval(), no_trace=True).to(memory_format=torch.channels_last)
+        self.train(self.training)
+        return folded
 
     def look(self, backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
         x = as_map(backbone(images.contiguous(memory_format=torch.channels_last)))
@@ -177,7 +184,7 @@ def cut(model: nn.Module, name: str, layer: str, picture: torch.Tensor) -> fx.Gr
     model.eval()
     names = [
         node
-        for node in get_graph_node_names(model, suppress_diff_warning=True)[1]
+        for node in get_graph_node_names(model, TRACER, suppress_diff_warning=True)[1]
         if "_tensor_constant" not in node  # numbers that tracing found in the code
     ]
     if layer != "last" and not any(belongs(node, layer) for node in names):
@@ -208,7 +215,9 @@ def extract(model: nn.Module, nodes: list[str]) -> fx.GraphModule:
     The graph is that of evaluation: in training its layers do what they do in training, but what torchvision
     has for training alone (Inception's second classifier) is not there.
     """
-    extractor = create_feature_extractor(model, nodes, suppress_diff_warning=True).eval()
+    extractor = create_feature_extractor(
+        model, nodes, tracer_kwargs=TRACER, suppress_diff_warning=True
+    ).eval()
     return fx.GraphModule(extractor, extractor.graph)
 
 

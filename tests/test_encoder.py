@@ -104,6 +104,16 @@ def test_batch_norms_fold_into_convolutions_without_a_difference(name):
     assert all(torch.equal(before[key], value) for key, value in state_of(encoder).items())
 
 
+def test_no_batch_norm_of_a_mobilenet_or_resnet_is_left_unfolded():
+    for name in ("resnet18", "mobilenet_v2", "efficientnet_b0"):
+        backbone = EncoderCNN(name, "none", image_size=64).fold()
+        assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in called(backbone))
+
+
+def called(backbone):
+    return [backbone.get_submodule(node.target) for node in backbone.graph.nodes if node.op == "call_module"]
+
+
 def test_the_grid_is_resampled_where_asked():
     assert EncoderCNN("resnet18", "none", grid=3)(IMAGES).shape == (2, 9, 512)
 
