@@ -9,8 +9,7 @@ from config import Config, RLConfig
 from data.dataset import Batch
 from metrics.rewards import Rewards
 from models.model import CaptionModel
-from training.objective import Objective
-from training.rollout import PolicyAverages, PolicyLoss, log_probabilities, rollout, score
+from training.rollout import PolicyAverages, PolicyLoss, PolicyObjective, log_probabilities, rollout, score
 from utils import PAD
 
 
@@ -34,7 +33,7 @@ class ActorCriticAverages(PolicyAverages):
         return {**super().read(), "critic_loss": critic_loss / max(tokens, 1)}
 
 
-class ActorCritic(Objective):
+class ActorCritic(PolicyObjective):
     """The captioner is the actor: words after which more reward comes than was expected become likelier.
 
     The critic reads the decoder's states and does not shape them: no gradient goes from it to the decoder.
@@ -50,15 +49,11 @@ class ActorCritic(Objective):
         precision: torch.dtype,
         rewards: Rewards,
     ):
-        super().__init__(model, config, device, precision)
-        self.rewards = rewards
+        super().__init__(model, config, device, precision, rewards)
         decoder, rl = config.decoder, config.rl
         self.critic = Critic(decoder.hidden_dim * decoder.layers, rl.critic_dim).to(device)
         groups = [{"params": list(self.critic.parameters()), "peak": rl.critic_lr}]
         self.optimizers = [torch.optim.AdamW(groups, lr=rl.critic_lr, weight_decay=0.0, fused=True)]
-
-    def captions(self, batch: Batch) -> int:
-        return len(batch.images) * self.config.rl.samples
 
     def loss(self, batch: Batch, indices: Sequence[int], epoch: int) -> PolicyLoss:
         rl = self.config.rl

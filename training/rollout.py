@@ -12,9 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from config import Config
+from data.dataset import Batch
 from metrics.rewards import Rewards
+from models.model import CaptionModel
 from models.search import next_log_probs, repeat
 from training.averages import Averages
+from training.objective import Objective
 from utils import EOS, PAD, SOS, UNK
 
 NEVER = -1e4  # a logit of no probability; unlike -inf it keeps 0 log 0, a term of the entropy, at 0
@@ -117,3 +121,21 @@ class PolicyAverages(Averages):
     @staticmethod
     def text(figures: dict[str, float]) -> str:
         return "reward {reward:.3f}, entropy {entropy:.2f}".format(**figures)
+
+
+class PolicyObjective(Objective):
+    """What learns from the scores of its own samples."""
+
+    def __init__(
+        self,
+        model: CaptionModel,
+        config: Config,
+        device: torch.device,
+        precision: torch.dtype,
+        rewards: Rewards,
+    ):
+        super().__init__(model, config, device, precision)
+        self.rewards = rewards
+
+    def captions(self, batch: Batch) -> int:
+        return len(batch.images) * self.config.rl.samples

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
-from config import Config
 from data.dataset import Batch
-from metrics.rewards import Rewards
-from models.model import CaptionModel
-from training.objective import Objective
-from training.rollout import PolicyAverages, PolicyLoss, log_probabilities, rollout, score
+from training.rollout import PolicyAverages, PolicyLoss, PolicyObjective, log_probabilities, rollout, score
 from utils import PAD
 
 
-class SelfCritical(Objective):
+class SelfCritical(PolicyObjective):
     """Captions that score better than the model's own level become likelier, worse ones less likely.
 
     The level is the score of the greedy caption of the image, or the mean of the image's other samples (Luo,
@@ -21,20 +17,6 @@ class SelfCritical(Objective):
     """
 
     averages = PolicyAverages
-
-    def __init__(
-        self,
-        model: CaptionModel,
-        config: Config,
-        device: torch.device,
-        precision: torch.dtype,
-        rewards: Rewards,
-    ):
-        super().__init__(model, config, device, precision)
-        self.rewards = rewards
-
-    def captions(self, batch: Batch) -> int:
-        return len(batch.images) * self.config.rl.samples
 
     def loss(self, batch: Batch, indices: Sequence[int], epoch: int) -> PolicyLoss:
         rl = self.config.rl
