@@ -1,6 +1,7 @@
 """From a configuration to datasets, which training and evaluation prepare alike, and to the objective."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -67,12 +68,12 @@ def compute_features(
     if config.features.views > 1:
         views = dict.fromkeys(images.loc[images["split"] == "train", "image"], config.features.views)
 
-    encoder = model.encoder.folded()
+    folded = cache(model.encoder.folded)  # not needed where all features are there
 
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         with autocast(device, precision):
-            return encoder(transform.normalise(pixels.to(device)))
+            return folded()(transform.normalise(pixels.to(device)))
 
     identity = {
         "encoder": config.encoder.name,
