@@ -5,7 +5,7 @@ train.py does the same by itself; run this to look at the words, or to fix them 
 
 from pathlib import Path
 
-from config import DEFAULT_CONFIG, argument_parser, load_config
+from config import config_parser, load_config
 from data.captions import SPLITS, read_captions
 from data.sample import draw_if_asked
 from data.vocab import SPECIAL, Vocabulary, count_words
@@ -13,19 +13,13 @@ from utils import run_script
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, ("data",))
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"
-    )
+    parser = config_parser(__doc__, ("data",))
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
         help="where to write it (vocab.json beside the captions, where train.py finds it)",
     )  # fmt: skip
     parser.add_argument(
         "--top", type=int, default=20, metavar="N", help="how many frequent words to print (20)"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)

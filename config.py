@@ -304,9 +304,21 @@ def keys_help(sections: Sequence[str] = tuple(Config.model_fields)) -> str:
 
 
 def argument_parser(description: str, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """A parser with `section.key=value` overrides, whose help ends with the keys of `sections`."""
+    """A parser whose help ends with the keys of `sections`."""
     return argparse.ArgumentParser(
         description=description,
         epilog=keys_help(sections) if sections else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def config_parser(description: str, sections: Sequence[str]) -> argparse.ArgumentParser:
+    """`argument_parser` with `--config` and overrides, for scripts that begin with a configuration."""
+    parser = argument_parser(description, sections)
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
+    )
+    return parser

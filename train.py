@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from config import DEFAULT_CONFIG, Config, argument_parser, load_config
+from config import Config, config_parser, load_config
 from data.captions import read_captions, references
 from data.sample import draw_if_asked
 from data.transforms import ImageTransform, transform_for
@@ -23,11 +23,8 @@ from utils import (
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argument_parser(
+    parser = config_parser(
         "Train a captioner.", ("run", "data", "encoder", "features", "decoder", "train", "rl", "search")
-    )
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"
     )
     parser.add_argument(
         "--resume",
@@ -38,9 +35,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="start over in a run folder that holds a run"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
     return parser.parse_intermixed_args()
 

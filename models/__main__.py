@@ -11,7 +11,7 @@ No weights are needed, and no data: without a vocabulary file a number of words 
 import argparse
 from pathlib import Path
 
-from config import DEFAULT_CONFIG, Config, argument_parser, load_config
+from config import Config, config_parser, load_config
 from data.transforms import transform_for
 from data.vocab import Vocabulary
 from models.model import build_model
@@ -23,11 +23,8 @@ ASSUMED_WORDS = 10_000  # about COCO's words seen five times or more; Flickr8k h
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argument_parser(__doc__, ("data", "encoder", "decoder"))
+    parser = config_parser(__doc__, ("data", "encoder", "decoder"))
     parser.prog = "python -m models"
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"
-    )
     parser.add_argument(
         "--words", type=int, metavar="N",
         help="size of the vocabulary (that of vocab.json, in the run's folder or beside the captions)",
@@ -36,9 +33,6 @@ def parse_arguments() -> argparse.Namespace:
         "--output", type=Path, metavar="FILE",
         help="the figure: png, svg or pdf (outputs/model.png and outputs/model.svg)",
     )  # fmt: skip
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
-    )
     return parser.parse_intermixed_args()
 
 
