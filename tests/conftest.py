@@ -1,12 +1,18 @@
 """What several tests use: a tiny dataset on disk, and the configuration of a tiny model."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from config import Config, make_config
+
+# Tests run side by side, one a core: more threads would only wait for each other, here and in the scripts.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 SIDES = {"left": 0, "right": 1}
