@@ -303,11 +303,11 @@ def keys_help(sections: Sequence[str] = tuple(Config.model_fields)) -> str:
     return "\n".join(lines)
 
 
-def argument_parser(description: str, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
+def argument_parser(description: str, sections: Sequence[str]) -> argparse.ArgumentParser:
     """A parser whose help ends with the keys of `sections`."""
     return argparse.ArgumentParser(
         description=description,
-        epilog=keys_help(sections) if sections else None,
+        epilog=keys_help(sections),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

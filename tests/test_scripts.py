@@ -21,7 +21,7 @@ from tests.test_formats import write_coco
 
 ROOT = Path(__file__).parents[1]
 # One thread each: the tests themselves run side by side.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 def command(script: str, *arguments) -> list[str]:
