@@ -25,9 +25,9 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
 
     draw_if_asked(config.data.captions)
-    # Words need no pictures; but where they are, the words are those of the captions that training reads.
-    pictures_of = SPLITS if config.data.images.is_dir() else ()
-    table = read_captions(config.data.captions, config.data.images, config.data.max_bad_rows, pictures_of)
+    # Words need no images; but where they are, the words are those of the captions that training reads.
+    images_of = SPLITS if config.data.images.is_dir() else ()
+    table = read_captions(config.data.captions, config.data.images, config.data.max_bad_rows, images_of)
     captions = table.loc[table["split"] == "train", "caption"]
     vocabulary = Vocabulary.build(captions, config.data.min_freq)
     counts = count_words(captions)

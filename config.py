@@ -49,9 +49,9 @@ class DataConfig(Section):
     max_length: int = Field(40, ge=1, description="words of a caption that training reads; the rest is cut")
     captions_per_image: int = Field(5, ge=1, description="captions drawn per image and epoch, at most")
     augment: list[Literal["crop", "flip", "colour"]] = Field(
-        ["crop", "flip"], description="augmentation of pictures for a trained encoder and for extra views"
+        ["crop", "flip"], description="augmentation of images for a trained encoder and for extra views"
     )
-    workers: int = Field(2, ge=0, description="processes that read pictures; 0 reads in the main process")
+    workers: int = Field(2, ge=0, description="processes that read images; 0 reads in the main process")
 
     @field_validator("captions", mode="before")
     @classmethod
@@ -85,7 +85,7 @@ class EncoderConfig(Section):
 class FeaturesConfig(Section):
     cache: bool = Field(True, description="compute a frozen encoder's features once and keep them on disk")
     folder: Path = Field(Path("cache/features"), description="folder of the kept features")
-    views: int = Field(1, ge=1, description="views per training picture: the plain one and augmented ones")
+    views: int = Field(1, ge=1, description="views per training image: the plain one and augmented ones")
 
 
 class DecoderConfig(Section):
@@ -114,8 +114,8 @@ class TrainConfig(Section):
     objective: Literal["cross_entropy", "self_critical", "actor_critic"] = Field(
         "cross_entropy", description="what a training step optimises; the last two go on from train.init_from"
     )
-    epochs: int = Field(15, ge=1, description="passes over the training pictures")
-    batch_size: int = Field(32, ge=1, description="pictures a batch (each with captions_per_image captions)")
+    epochs: int = Field(15, ge=1, description="passes over the training images")
+    batch_size: int = Field(32, ge=1, description="images a batch (each with captions_per_image captions)")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder")
     encoder_lr: float = Field(1e-4, gt=0, description="peak learning rate of a trained encoder")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")

@@ -6,24 +6,26 @@ from pathlib import Path
 
 import pandas as pd
 
+from compute import choose_device, choose_precision
 from config import DEFAULT_CONFIG, Config, argument_parser, load_config
 from data.captions import SPLITS, read_captions, references
 from data.formats import open_captions
 from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
+from files import newest_checkpoint, replacing
 from metrics.scores import METRICS, Scorer, caption_statistics
 from models.model import load_model
 from models.search import SearchOptions
 from training.evaluation import caption_split
 from training.setup import make_datasets
-from utils import UserError, newest_checkpoint, pick_device, pick_precision, replacing, run_script
+from utils import UserError, run_script
 
 
 def main() -> None:
     args = parse_arguments()
     if args.predictions:
         config = load_config(args.config or DEFAULT_CONFIG, args.overrides)
-        table = read_table(config, pictures_of=())
+        table = read_table(config, images_of=())
         captions, words = read_predictions(args.predictions, table), None
         output = args.output or args.predictions.parent / f"eval-{args.split}"
     else:
@@ -32,7 +34,7 @@ def main() -> None:
         checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
         beam = [f"search.beam={args.beam}"] if args.beam else []
         loaded = load_model(checkpoint, [*args.overrides, *beam])
-        table = read_table(loaded.config, pictures_of=[args.split])
+        table = read_table(loaded.config, images_of=[args.split])
         captions, words = caption_with(loaded, table, args.split), len(loaded.words) - len(SPECIAL)
         output = args.output or checkpoint.parent / f"eval-{args.split}"
 
@@ -73,9 +75,9 @@ def parse_arguments():
     return parser.parse_intermixed_args()
 
 
-def read_table(config: Config, pictures_of: Sequence[str]) -> pd.DataFrame:
+def read_table(config: Config, images_of: Sequence[str]) -> pd.DataFrame:
     data = config.data
-    return read_captions(data.captions, data.images, data.max_bad_rows, pictures_of)
+    return read_captions(data.captions, data.images, data.max_bad_rows, images_of)
 
 
 def image_ids(table: pd.DataFrame) -> dict[str, int | str]:
@@ -87,8 +89,8 @@ def image_ids(table: pd.DataFrame) -> dict[str, int | str]:
 def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
     """Image name -> the model's caption."""
     config: Config = loaded.config
-    device = pick_device(config.run.device)
-    precision = pick_precision(config.run.precision, device)
+    device = choose_device(config.run.device)
+    precision = choose_precision(config.run.precision, device)
     loaded.model.to(device)
     vocabulary = Vocabulary(loaded.words)
     [dataset] = make_datasets(
@@ -142,7 +144,7 @@ def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
         rows = [row for row in open_captions([path])[0].rows if row.split != ""]
         if problems := [row.problem for row in rows if row.problem]:
             raise UserError(f"{path}: {problems[0]}")
-        # The name before the id: what two sources call number 7 may be different pictures.
+        # The name before the id: what two sources call number 7 may be different images.
         named = [row.image in names or row.image_id is None for row in rows]
         images = [row.image if name else str(row.image_id) for name, row in zip(named, rows, strict=True)]
         pairs = [(image, row.caption) for image, row in zip(images, rows, strict=True)]

@@ -1,4 +1,4 @@
-"""Caption your own pictures: files, folders and globs."""
+"""Caption your own images: files, folders and globs."""
 
 import glob
 import json
@@ -14,22 +14,24 @@ import numpy as np
 import torch
 from PIL import Image
 
+from compute import choose_device, choose_precision
 from config import Config, argument_parser
 from data.captions import read_captions
-from data.transforms import ImageTransform, read_picture
+from data.transforms import ImageTransform, read_image
 from data.vocab import Vocabulary
+from files import newest_checkpoint, replacing
 from metrics.sentences import sentence_scores
 from models.model import load_model
 from models.search import Captions, SearchOptions
 from progress import Progress
 from reports.attention import attention_sheet
-from reports.captioned import captioned_picture
+from reports.captioned import captioned_image
 from reports.page import PageEntry, write_page
 from training.evaluation import caption_batches
-from utils import UserError, newest_checkpoint, pick_device, pick_precision, replacing, run_script
+from utils import UserError, run_script
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # looked for in folders
-BATCH = 32  # pictures captioned at once
+BATCH = 32  # images captioned at once
 OVERRIDE = re.compile(rf"({'|'.join(Config.model_fields)})\.\w+=")
 
 
@@ -38,7 +40,7 @@ def main() -> int:
     overrides = [argument for argument in args.arguments if OVERRIDE.match(argument)]
     overrides += [f"search.{key}={value}" for key in ("beam", "temperature", "top_k", "top_p")
                   if (value := getattr(args, key)) is not None]  # fmt: skip
-    paths = find_pictures([argument for argument in args.arguments if not OVERRIDE.match(argument)])[
+    paths = find_images([argument for argument in args.arguments if not OVERRIDE.match(argument)])[
         : args.limit
     ]
     references, names_there = read_references(args.captions, paths) if args.captions else ({}, {})
@@ -50,8 +52,8 @@ def main() -> int:
         )
     config, vocabulary = loaded.config, Vocabulary(loaded.words)
     transform = ImageTransform.from_dict(loaded.transform)
-    device = pick_device(config.run.device)
-    precision = pick_precision(config.run.precision, device)
+    device = choose_device(config.run.device)
+    precision = choose_precision(config.run.precision, device)
     loaded.model.to(device)
     options = SearchOptions(
         **config.search.model_dump(), seed=config.run.seed if args.seed is None else args.seed
@@ -60,20 +62,20 @@ def main() -> int:
     unreadable: list[str] = []
     results: list[Result] = []
     names = output_names(paths)
-    with Progress(len(paths), "captions", "pictures") as progress:
+    with Progress(len(paths), "captions", "images") as progress:
         for batch in read_batches(paths, transform, unreadable):
             pixels = torch.stack([tensor for _, _, tensor in batch])
             [captions] = caption_batches(loaded.model, [pixels], options, device, precision)
-            for i, (path, picture, _) in enumerate(batch):
+            for i, (path, image, _) in enumerate(batch):
                 said = references.get(names_there.get(path), [])
                 result = describe(path, captions, i, vocabulary, said)
-                save_pictures(result, picture, args.output, names[path], args.attention)
+                save_images(result, image, args.output, names[path], args.attention)
                 results.append(result)
             progress.update(len(batch))
     for problem in unreadable:
         print(f"skipped {problem}", file=sys.stderr)
     if not results:
-        raise UserError(f"none of the {len(paths)} pictures could be read")
+        raise UserError(f"none of the {len(paths)} images could be read")
     captions = {names_there[r.path]: r.caption for r in results if r.path in names_there}
     scores = sentence_scores(captions, references) if captions else {}
     scores = {path: scores[name] for path, name in names_there.items() if name in scores}
@@ -82,16 +84,14 @@ def main() -> int:
         print(f"{result.path}: {result.caption}")
     if len(results) > 10:
         print(f"… and {len(results) - 10} more")
-    print(
-        f"wrote {len(results)} captioned pictures, captions.json and {args.output / 'captions_result.html'}"
-    )
+    print(f"wrote {len(results)} captioned images, captions.json and {args.output / 'captions_result.html'}")
     return 1 if unreadable else 0
 
 
 def parse_arguments():
     parser = argument_parser(__doc__, ("search",))
     parser.add_argument(
-        "arguments", nargs="+", metavar="IMAGES", help="pictures, folders, globs, section.key=value"
+        "arguments", nargs="+", metavar="IMAGES", help="images, folders, globs, section.key=value"
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="a run's best.pth (the newest one under runs/)"
@@ -101,9 +101,9 @@ def parse_arguments():
     )
     parser.add_argument(
         "--captions", type=Path, metavar="FILE",
-        help="what people said of these pictures: shown beside the captions, which are scored against it",
+        help="what people said of these images: shown beside the captions, which are scored against it",
     )  # fmt: skip
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--beam", type=int, metavar="K", help="beam width, 1 is greedy (5)")
     parser.add_argument("--temperature", type=float, metavar="T", help="above 0: sample, flatter as T grows")
     parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest words only")
@@ -122,7 +122,7 @@ def parse_arguments():
 
 @dataclass(frozen=True)
 class Result:
-    """What the model said of one picture. Log-probabilities are natural, sums over words and the end."""
+    """What the model said of one image. Log-probabilities are natural, sums over words and the end."""
 
     path: Path
     caption: str
@@ -133,7 +133,7 @@ class Result:
     references: list[str]  # what people said of it, as far as known
 
 
-def find_pictures(arguments: list[str]) -> list[Path]:
+def find_images(arguments: list[str]) -> list[Path]:
     """The files that the arguments mean, in order, each once."""
     found: dict[Path, None] = {}
     for argument in arguments:
@@ -141,28 +141,26 @@ def find_pictures(arguments: list[str]) -> list[Path]:
         if path.is_dir():
             files = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
             if not files:
-                raise UserError(
-                    f"no pictures in the folder {path} (looked for {', '.join(sorted(SUFFIXES))})"
-                )
+                raise UserError(f"no images in the folder {path} (looked for {', '.join(sorted(SUFFIXES))})")
         elif path.exists():
             files = [path]
         else:
             files = [Path(f) for f in sorted(glob.glob(argument, recursive=True)) if Path(f).is_file()]
             if not files:
-                raise UserError(f"no picture, folder or match at {argument}")
+                raise UserError(f"no image, folder or match at {argument}")
         found.update(dict.fromkeys(files))
     if not found:
-        raise UserError("no pictures given; pass files, folders or globs")
+        raise UserError("no images given; pass files, folders or globs")
     return list(found)
 
 
 def read_references(file: Path, paths: list[Path]) -> tuple[dict[str, list[str]], dict[Path, str]]:
-    """All captions of a captions file by its names of the pictures, and those names of `paths`.
+    """All captions of a captions file by its names of the images, and those names of `paths`.
 
-    A picture is named by the end of its path: `images/a.jpg` is `a.jpg` there, or `images/a.jpg`. Raises
+    An image is named by the end of its path: `images/a.jpg` is `a.jpg` there, or `images/a.jpg`. Raises
     UserError where the file names none of them.
     """
-    table = read_captions(file, Path(), pictures_of=())
+    table = read_captions(file, Path(), images_of=())
     references = {image: group.tolist() for image, group in table.groupby("image", sort=False)["caption"]}
     names = {}
     for path in paths:
@@ -172,8 +170,8 @@ def read_references(file: Path, paths: list[Path]) -> tuple[dict[str, list[str]]
             names[path] = name
     if not names:
         raise UserError(
-            f"--captions {file}: none of the {len(paths)} pictures is in it (the first is {paths[0].name!r}, "
-            f"there it is {next(iter(references))!r}); pass the file that belongs to these pictures"
+            f"--captions {file}: none of the {len(paths)} images is in it (the first is {paths[0].name!r}, "
+            f"there it is {next(iter(references))!r}); pass the file that belongs to these images"
         )
     return references, names
 
@@ -181,15 +179,15 @@ def read_references(file: Path, paths: list[Path]) -> tuple[dict[str, list[str]]
 def read_batches(
     paths: list[Path], transform: ImageTransform, unreadable: list[str]
 ) -> Iterator[list[tuple[Path, Image.Image, torch.Tensor]]]:
-    """Path, picture and its tensor in batches; what cannot be read is noted and passed over."""
+    """Path, image and its tensor in batches; what cannot be read is noted and passed over."""
     batch = []
     for path in paths:
         try:
-            picture = read_picture(path)
+            image = read_image(path)
         except OSError as error:
             unreadable.append(f"{path}: {error}")
             continue
-        batch.append((path, picture, transform(picture)))
+        batch.append((path, image, transform(image)))
         if len(batch) == BATCH:
             yield batch
             batch = []
@@ -198,7 +196,7 @@ def read_batches(
 
 
 def describe(path: Path, captions: Captions, i: int, vocabulary: Vocabulary, references: list[str]) -> Result:
-    """The captions of the i-th picture of a batch."""
+    """The captions of the i-th image of a batch."""
     texts = [vocabulary.decode(tokens) for tokens in captions.tokens[i].tolist()]
     log_probs = captions.log_probs[i].float()
     best = texts[0]
@@ -210,7 +208,7 @@ def describe(path: Path, captions: Captions, i: int, vocabulary: Vocabulary, ref
     alphas = None
     if captions.attention is not None:
         cells = captions.attention[i, 0, : len(best)].float().cpu().numpy()
-        side = isqrt(cells.shape[1])  # the transform makes every picture, and so its grid, a square
+        side = isqrt(cells.shape[1])  # the transform makes every image, and so its grid, a square
         alphas = cells.reshape(-1, side, side)
     probabilities = log_probs[0].exp().tolist()[: len(best)]
     return Result(
@@ -225,7 +223,7 @@ def describe(path: Path, captions: Captions, i: int, vocabulary: Vocabulary, ref
 
 
 def output_names(paths: list[Path]) -> dict[Path, str]:
-    """A name for each picture's files: its stem, with a number where several share it."""
+    """A name for each image's files: its stem, with a number where several share it."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
@@ -237,14 +235,14 @@ def output_names(paths: list[Path]) -> dict[Path, str]:
     return names
 
 
-def save_pictures(result: Result, picture: Image.Image, output: Path, name: str, attention: bool) -> None:
+def save_images(result: Result, image: Image.Image, output: Path, name: str, attention: bool) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
-        captioned = captioned_picture(picture, result.caption, result.references)
+        captioned = captioned_image(image, result.caption, result.references)
         captioned.save(output / f"{name}_captioned.jpg", quality=92)
         if attention:
             words = [word for word, _ in result.words]
-            attention_sheet(picture, words, result.alphas).save(output / f"{name}_attention.jpg", quality=92)
+            attention_sheet(image, words, result.alphas).save(output / f"{name}_attention.jpg", quality=92)
     except OSError as error:
         raise UserError(f"cannot write to {output}: {error}; choose another --output") from None
 

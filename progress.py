@@ -9,7 +9,7 @@ LINE_EVERY = 15  # seconds between plain lines
 
 
 class Progress:
-    """`with Progress(total, "features", "pictures") as progress: … progress.update(n)`.
+    """`with Progress(total, "features", "images") as progress: … progress.update(n)`.
 
     Shows the count, the rate and the time left, and whatever `note` was last given.
     """

@@ -3,23 +3,18 @@
 import argparse
 from pathlib import Path
 
+from compute import choose_device, choose_precision, seed_everything
 from config import Config, config_parser, load_config
 from data.captions import read_captions, references
 from data.sample import draw_if_asked
 from data.transforms import ImageTransform, transform_for
 from data.vocab import Vocabulary
+from files import load_checkpoint
 from models.model import build_model, load_model, unpack_model
 from training.run import Run
 from training.setup import make_datasets
 from training.tensorboard import require_tensorboard
-from utils import (
-    UserError,
-    load_checkpoint,
-    pick_device,
-    pick_precision,
-    run_script,
-    seed_everything,
-)
+from utils import UserError, run_script
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -65,8 +60,8 @@ def main() -> int:
         require_tensorboard()  # before the features are computed rather than after
     table = find_data(config)
     seed_everything(config.run.seed, config.run.deterministic)
-    device = pick_device(config.run.device)
-    precision = pick_precision(config.run.precision, device)
+    device = choose_device(config.run.device)
+    precision = choose_precision(config.run.precision, device)
 
     if checkpoint:
         model, vocabulary = loaded.model, Vocabulary(loaded.words)
@@ -104,13 +99,13 @@ def main() -> int:
 
 
 def find_data(config: Config):
-    """The captions table, its pictures checked; the built-in sample is drawn if it is asked for."""
+    """The captions table, its images checked; the built-in sample is drawn if it is asked for."""
     data = config.data
     draw_if_asked(data.captions)
     if absent := [path for path in data.captions if not path.exists()]:
         raise UserError(
             f"no data: looked for {absent[0].absolute()} and {data.images.absolute()}/; get Flickr8k "
-            "(Kaggle's 'flickr8k' has pictures and captions), put captions.csv and images/ there, or try the "
+            "(Kaggle's 'flickr8k' has images and captions), put captions.csv and images/ there, or try the "
             "built-in sample: python train.py --config configs/sample.yaml"
         )
     return read_captions(data.captions, data.images, data.max_bad_rows)

@@ -2,9 +2,9 @@
 
     python benchmarks/coco_scale.py
 
-Invents 123,000 pictures with five captions each in a temporary folder (about 600 MB; the features are a
+Invents 123,000 images with five captions each in a temporary folder (about 600 MB; the features are a
 sparse file), then goes the way of train.py: captions, vocabulary, cached features, datasets, epochs. With
-cached features the loader reads in its own process; then pictures are read by worker processes over a part
+cached features the loader reads in its own process; then images are read by worker processes over a part
 of each epoch. Prints seconds, and the memory of the process (RSS: all of it that is in RAM) and of its
 workers (PSS: shared pages divided among those who share them; USS: what only they have). Linux only. On a
 machine with fewer than four cores torch warns of too many workers: `python -W ignore` keeps it quiet.
@@ -55,12 +55,12 @@ class Encoder:
     def folded(self) -> "Encoder":
         return self
 
-    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(pictures), *GRID)
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), *GRID)
 
 
 def invent(folder: Path, images: int) -> None:
-    """Pictures in images/train2014 and val2014, and their captions in Karpathy's format, tokens included."""
+    """Images in images/train2014 and val2014, and their captions in Karpathy's format, tokens included."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(WORDS)]
     weights = np.cumsum(1 / np.arange(1, WORDS + 1)).tolist()  # Zipf's law
@@ -100,7 +100,7 @@ def invent(folder: Path, images: int) -> None:
 
 
 def invent_features(config: Config) -> None:
-    """A full store: one that holds a single picture, its index and its size extended to all of them."""
+    """A full store: one that holds a single image, its index and its size extended to all of them."""
     table = read_captions(config.data.captions, config.data.images)
     compute(config, table.head(1))
     [store] = config.features.folder.iterdir()
@@ -163,7 +163,7 @@ def measure(config: Config, epochs: int, batches: int) -> None:
     print(f"{'imports':<32} {'':25} {memory()}")
     began, busy = time.perf_counter(), time.process_time()
     table = timed(
-        "captions read, pictures found", lambda: read_captions(config.data.captions, config.data.images)
+        "captions read, images found", lambda: read_captions(config.data.captions, config.data.images)
     )
     train = table.loc[table["split"] == "train", "caption"]
     vocabulary = timed("vocabulary built", lambda: Vocabulary.build(train, config.data.min_freq))
@@ -180,13 +180,13 @@ def measure(config: Config, epochs: int, batches: int) -> None:
     print(f"start-up to the first batch: {seconds:.1f} s ({busy:.1f} s of CPU)")
     print("cached features, read in the process itself")
     run_epochs(train_set, 4, epochs, batches)
-    print("pictures, read by 4 workers")
+    print("images, read by 4 workers")
     run_epochs(dataset("train"), 4, epochs, batches)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=123_000, help="pictures (123000)")
+    parser.add_argument("--images", type=int, default=123_000, help="images (123000)")
     parser.add_argument("--epochs", type=int, default=3, help="epochs (3)")
     parser.add_argument("--batches", type=int, default=500, help="batches of each epoch, 0 for all (500)")
     arguments = parser.parse_args()

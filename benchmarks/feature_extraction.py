@@ -1,9 +1,9 @@
 """How busy does feature extraction keep the backbone?
 
-    python benchmarks/feature_extraction.py PICTURES [--encoder NAME] [--pictures 512] [--rounds 5]
+    python benchmarks/feature_extraction.py IMAGES [--encoder NAME] [--images 512] [--rounds 5]
 
-In turns, several times: the bare backbone on a batch that is in memory, and data/features.py from picture
-files to the features on disk. Prints pictures per second of both, and the ratio of their medians.
+In turns, several times: the bare backbone on a batch that is in memory, and data/features.py from image
+files to the features on disk. Prints images per second of both, and the ratio of their medians.
 """
 
 import argparse
@@ -17,32 +17,35 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from compute import autocast, choose_device, choose_precision
 from config import make_config
 from data.features import cached_features
-from data.transforms import read_picture, transform_for
+from data.transforms import read_image, transform_for
 from models.encoder import EncoderCNN
-from utils import UserError, autocast, pick_device, pick_precision, run_script
+from utils import UserError, run_script
 
 BATCH = 32
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", type=Path, metavar="PICTURES", help="a folder of pictures")
+    parser.add_argument("image_folder", type=Path, metavar="IMAGES", help="a folder of images")
     parser.add_argument("--encoder", default="resnet50", metavar="NAME", help="(resnet50)")
-    parser.add_argument("--pictures", type=int, default=512, help="pictures a round (512)")
+    parser.add_argument("--images", type=int, default=512, help="images a round (512)")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
     defaults = make_config({})
     parser.add_argument("--workers", type=int, default=defaults.data.workers, help="processes that read")
     args = parser.parse_args()
 
-    paths = sorted(path for path in args.images.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    paths = paths[: args.pictures]
+    paths = sorted(
+        path for path in args.image_folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+    )
+    paths = paths[: args.images]
     if len(paths) < BATCH:
-        raise UserError(f"{args.images} holds {len(paths)} pictures; at least {BATCH} are needed")
+        raise UserError(f"{args.image_folder} holds {len(paths)} images; at least {BATCH} are needed")
     names = [path.name for path in paths]
-    device = pick_device("auto")
-    precision = pick_precision("auto", device)
+    device = choose_device("auto")
+    precision = choose_precision("auto", device)
     # The weights' values do not matter to the speed.
     encoder = EncoderCNN(args.encoder, "none").to(device).eval()
     folded = encoder.folded()  # as training/setup.py computes features
@@ -55,7 +58,7 @@ def main() -> int:
 
     @torch.inference_mode()
     def bare(batch: torch.Tensor) -> float:
-        """Pictures per second of the backbone alone, as torchvision has it."""
+        """Images per second of the backbone alone, as torchvision has it."""
         began = time.perf_counter()
         with autocast(device, precision):
             for _ in range(len(names) // BATCH):
@@ -64,12 +67,12 @@ def main() -> int:
         return len(names) // BATCH * BATCH / (time.perf_counter() - began)
 
     def extraction(folder: Path) -> float:
-        """Pictures per second from files to features on disk."""
+        """Images per second from files to features on disk."""
         began = time.perf_counter()
-        cached_features(folder, {}, encode, args.images, names, transform, workers=args.workers)
+        cached_features(folder, {}, encode, args.image_folder, names, transform, workers=args.workers)
         return len(names) / (time.perf_counter() - began)
 
-    pixels = torch.stack([transform.pixels(read_picture(path)) for path in paths[:BATCH]])
+    pixels = torch.stack([transform.pixels(read_image(path)) for path in paths[:BATCH]])
     batch = transform.normalise(pixels.to(device))
     bare(batch)  # to warm up
     alone, whole = [], []
@@ -77,11 +80,9 @@ def main() -> int:
         for i in range(args.rounds):
             alone.append(bare(batch))
             whole.append(extraction(Path(folder) / str(i)))
-    print(
-        f"{args.encoder}, {str(precision).removeprefix('torch.')} on {device}, {len(names)} pictures a round"
-    )
-    print(f"backbone alone: {statistics.median(alone):.1f} pictures/s")
-    print(f"extraction:     {statistics.median(whole):.1f} pictures/s")
+    print(f"{args.encoder}, {str(precision).removeprefix('torch.')} on {device}, {len(names)} images a round")
+    print(f"backbone alone: {statistics.median(alone):.1f} images/s")
+    print(f"extraction:     {statistics.median(whole):.1f} images/s")
     print(f"ratio:          {statistics.median(w / a for w, a in zip(whole, alone, strict=True)):.1%}")
     return 0
 

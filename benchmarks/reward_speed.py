@@ -13,14 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from compute import choose_device, choose_precision, seed_everything
 from data.captions import read_captions
 from data.dataset import make_loader, training_batches
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
+from files import newest_checkpoint
 from models.model import load_model
 from training.setup import make_datasets, make_objective
 from training.trainer import Trainer
-from utils import newest_checkpoint, pick_device, pick_precision, run_script, seed_everything
+from utils import run_script
 
 
 class Timed:
@@ -43,8 +45,8 @@ def main() -> None:
     loaded = load_model(checkpoint, [*args.overrides, *objective])
     config, vocabulary = loaded.config, Vocabulary(loaded.words)
     seed_everything(config.run.seed)
-    device = pick_device(config.run.device)
-    machine = (device, pick_precision(config.run.precision, device))
+    device = choose_device(config.run.device)
+    machine = (device, choose_precision(config.run.precision, device))
     model, transform = loaded.model.to(device), ImageTransform.from_dict(loaded.transform)
     table = read_captions(config.data.captions)
     [dataset] = make_datasets(config, table, ["train"], vocabulary, model, transform, *machine)

@@ -17,17 +17,17 @@ def read_captions(
     paths: Path | Sequence[Path],
     images: Path,
     max_bad_rows: float = 0.05,
-    pictures_of: Sequence[str] = SPLITS,
+    images_of: Sequence[str] = SPLITS,
 ) -> pd.DataFrame:
     """Read captions in any format of data/formats.py, and say what was found.
 
-    Rows that cannot be used (no caption, no such picture, not of the format) are left out and counted. Rows
+    Rows that cannot be used (no caption, no such image, not of the format) are left out and counted. Rows
     that a file sets aside, by an empty split or by naming the image in no list, are left out without a word.
 
     Args:
-        images: the folder of the pictures; COCO's may lie in train2014/ and the like in it.
+        images: the folder of the images; COCO's may lie in train2014/ and the like in it.
         max_bad_rows: share of the rows that may be unusable before that is an error.
-        pictures_of: the splits whose pictures have to be there.
+        images_of: the splits whose images have to be there.
 
     Returns:
         DataFrame with `image` (path relative to `images`), `caption`, `split` (train, val or test) and, where
@@ -48,7 +48,7 @@ def read_captions(
     if unknown:
         raise UserError(f"{where}: split {sorted(unknown)[0]!r} is not one of {', '.join(SPLITS)}")
     rows = rows[(rows["split"] != "") | (rows["problem"] != "")]
-    rows = leave_out_unusable(rows, images, max_bad_rows, pictures_of, where)
+    rows = leave_out_unusable(rows, images, max_bad_rows, images_of, where)
     if rows.empty:
         raise UserError(f"{where} has no rows with an image, a caption and a split")
     check_one_split(rows, where)
@@ -64,7 +64,7 @@ def read_captions(
 def complete(rows: pd.DataFrame, images: Path) -> pd.DataFrame:
     """The rows with their names and captions stripped, every split filled in, and each name held once."""
     name, caption = rows["image"].str.strip(), rows["caption"].str.strip()
-    # The hash is of the name without COCO's folder: how the pictures lie on disk moves none of them.
+    # The hash is of the name without COCO's folder: how the images lie on disk moves none of them.
     by_hash = {image: split_of(image) for image in name[rows["split"].isna()].unique()}
     split = rows["split"].fillna(name.map(by_hash))
     folders = {folder: folder + "/" for folder in rows["folder"].unique() if (images / folder).is_dir()}
@@ -78,25 +78,25 @@ def check_paths(images: pd.Series, where: str) -> None:
         parts = PureWindowsPath(name)  # knows both kinds of slash
         if parts.anchor or ".." in parts.parts:
             raise UserError(
-                f"{where}: the picture {name!r} may lie outside of data.images; name pictures relative to "
+                f"{where}: the image {name!r} may lie outside of data.images; name images relative to "
                 "that folder, without a drive, a leading slash or .."
             )
 
 
 def leave_out_unusable(
-    rows: pd.DataFrame, images: Path, max_bad_rows: float, pictures_of: Sequence[str], where: str
+    rows: pd.DataFrame, images: Path, max_bad_rows: float, images_of: Sequence[str], where: str
 ) -> pd.DataFrame:
-    """The rows with an image, a caption and, in the splits `pictures_of`, a picture; others are counted."""
-    if pictures_of and not images.is_dir():
+    """The rows with an image, a caption and, in the splits `images_of`, an image; others are counted."""
+    if images_of and not images.is_dir():
         raise UserError(f"no images folder at {images.absolute()}; set data.images to yours")
-    looked_at = rows["split"].isin(list(pictures_of) or SPLITS)
-    names = rows.loc[looked_at, "image"].unique() if pictures_of else []
+    looked_at = rows["split"].isin(list(images_of) or SPLITS)
+    names = rows.loc[looked_at, "image"].unique() if images_of else []
     missing = [name for name in names if not os.path.isfile(f"{images}/{name}")]
     problems = rows["problem"].copy()
     for is_bad, problem in (
         (rows["image"] == "", "a row without an image"),
         (rows["caption"] == "", "{!r} has no caption"),
-        (looked_at & rows["image"].isin(missing), "no picture {!r}"),
+        (looked_at & rows["image"].isin(missing), "no image {!r}"),
     ):
         is_bad &= problems == ""
         problems[is_bad] = rows.loc[is_bad, "image"].map(problem.format)
@@ -106,10 +106,10 @@ def leave_out_unusable(
     first = list(dict.fromkeys(problems[bad]))
     named = "; ".join(first[:NAMED]) + ("; …" if len(first) > NAMED else "")
     share = (bad & looked_at).sum() / max(looked_at.sum(), 1)
-    found = f"{bad.sum():,} of {len(rows):,} rows of {where} cannot be used (pictures in {images}): {named}"
+    found = f"{bad.sum():,} of {len(rows):,} rows of {where} cannot be used (images in {images}): {named}"
     if share > max_bad_rows:
         raise UserError(
-            f"{found}. That is {share:.1%}: mend them, set data.images to the pictures' folder, or allow "
+            f"{found}. That is {share:.1%}: mend them, set data.images to the images' folder, or allow "
             f"more with data.max_bad_rows (now {max_bad_rows:g})"
         )
     print(f"left out: {found}")

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from data.features import FeatureGrids
-from data.transforms import ImageTransform, augment, read_picture
+from data.transforms import ImageTransform, augment, read_image
 from data.vocab import Vocabulary
 from utils import PAD, UserError
 
@@ -27,7 +27,7 @@ Draw = tuple[int, int]
 class Batch(NamedTuple):
     """N images with M captions of T tokens, `<sos>` and `<eos>` included."""
 
-    images: torch.Tensor  # (N, 3, H, W) pictures, or (N, L, C) grids of features
+    images: torch.Tensor  # (N, 3, H, W) images, or (N, L, C) grids of features
     captions: torch.Tensor  # (M, T) int64, padded with <pad>
     lengths: torch.Tensor  # (M,) int64, tokens of each caption
     image_index: torch.Tensor  # (M,) int64, which of the N images a caption describes
@@ -62,14 +62,14 @@ class Flickr8kDataset(Dataset):
         table: pd.DataFrame,
         split: str,
         vocabulary: Vocabulary,
-        images: Path,
+        image_folder: Path,
         transform: ImageTransform,
         features: FeatureGrids | None = None,
         captions_per_image: int | None = None,
         max_length: int | None = None,
         augment: Sequence[str] = (),
     ):
-        """With `features` the items carry cached grids instead of pictures, and `images` is not read."""
+        """With `features` the items carry cached grids instead of images, and `image_folder` is not read."""
         rows = table[table["split"] == split]
         image, names = pd.factorize(rows["image"])
         if not len(names):
@@ -83,7 +83,7 @@ class Flickr8kDataset(Dataset):
         self.tokens = np.frombuffer(tokens, np.int32)
         self.caption_start = np.cumsum([0, *lengths])  # caption -> its first token
         self.image_start = np.cumsum([0, *np.bincount(image)])  # image -> its first caption
-        self.images, self.transform, self.features = images, transform, features
+        self.image_folder, self.transform, self.features = image_folder, transform, features
         self.captions_per_image, self.augment = captions_per_image, list(augment)
 
     def __len__(self) -> int:
@@ -106,14 +106,14 @@ class Flickr8kDataset(Dataset):
         if self.features is not None:
             return self.features.grid(name, seed)
         try:
-            picture = read_picture(self.images / name)
+            image = read_image(self.image_folder / name)
         except OSError as error:
             raise UserError(
-                f"{self.images / name} cannot be read ({error}); replace it or drop its captions"
+                f"{self.image_folder / name} cannot be read ({error}); replace it or drop its captions"
             ) from None
         if self.augment:
-            picture = augment(picture, self.augment, seed)
-        return self.transform(picture)
+            image = augment(image, self.augment, seed)
+        return self.transform(image)
 
 
 def collate(items: Sequence[tuple[torch.Tensor, list[torch.Tensor]]]) -> Batch:

@@ -1,7 +1,7 @@
-"""What a frozen encoder sees, computed once per picture and kept in a file.
+"""What a frozen encoder sees, computed once per image and kept in a file.
 
 A store is a folder with `grids.f16`, to which rows are only ever appended, and `index.json`, which says
-which row belongs to which picture and what the picture was when it was computed. The folder's name is a
+which row belongs to which image and what the image was when it was computed. The folder's name is a
 digest of all else that the features depend on: the encoder's weights, the transform, the precision.
 """
 
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.transforms import ImageTransform, augment, read_picture
+from data.transforms import ImageTransform, augment, read_image
+from files import replacing
 from progress import Progress
-from utils import UserError, replacing
+from utils import UserError
 
 View = tuple[str, str]  # image name and which view of it: "plain", or an augmented one such as "crop+flip/1"
 PLAIN = "plain"
@@ -37,7 +38,7 @@ class FeatureGrids:
         self.file = None
 
     def grid(self, name: str, seed: int = 0) -> torch.Tensor:
-        """(L, C) float16 of the picture; of one of its views, drawn by `seed`, where it has several."""
+        """(L, C) float16 of the image; of one of its views, drawn by `seed`, where it has several."""
         if self.file is None:
             self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as the object lives)
         rows = self.rows[name]
@@ -51,11 +52,13 @@ class FeatureGrids:
         return {**self.__dict__, "file": None}
 
 
-class Pictures(Dataset):
+class MissingViews(Dataset):
     """The views that are still to be computed, as pixels; one that cannot be read comes as its error."""
 
-    def __init__(self, images: Path, views: list[View], transform: ImageTransform, augmentation: list[str]):
-        self.images, self.views, self.transform = images, views, transform
+    def __init__(
+        self, image_folder: Path, views: list[View], transform: ImageTransform, augmentation: list[str]
+    ):
+        self.image_folder, self.views, self.transform = image_folder, views, transform
         self.augmentation = augmentation
 
     def __len__(self) -> int:
@@ -64,16 +67,16 @@ class Pictures(Dataset):
     def __getitem__(self, i: int) -> torch.Tensor | str:
         name, view = self.views[i]
         try:
-            picture = read_picture(self.images / name)
+            image = read_image(self.image_folder / name)
         except OSError as error:
-            return f"{self.images / name} cannot be read ({error}); replace it or drop its captions"
+            return f"{self.image_folder / name} cannot be read ({error}); replace it or drop its captions"
         if view != PLAIN:
             seed = int.from_bytes(hashlib.sha256(f"{name}/{view}".encode()).digest()[:6])
-            picture = augment(picture, self.augmentation, seed)
-        return self.transform.pixels(picture)
+            image = augment(image, self.augmentation, seed)
+        return self.transform.pixels(image)
 
 
-def stack_pictures(items: list[torch.Tensor | str]) -> torch.Tensor | str:
+def stack_images(items: list[torch.Tensor | str]) -> torch.Tensor | str:
     """One tensor per batch, stacked by the worker that read it; the first error if there is one."""
     errors = [item for item in items if isinstance(item, str)]
     return errors[0] if errors else torch.stack(items)
@@ -83,7 +86,7 @@ def cached_features(
     folder: Path,
     identity: dict,
     encode: Callable[[torch.Tensor], torch.Tensor],
-    images: Path,
+    image_folder: Path,
     names: Sequence[str],
     transform: ImageTransform,
     *,
@@ -92,7 +95,7 @@ def cached_features(
     workers: int = 0,
     batch_size: int = 32,
 ) -> FeatureGrids:
-    """The features of `names`, computing those that the store lacks or whose picture has changed.
+    """The features of `names`, computing those that the store lacks or whose image has changed.
 
     Args:
         folder: where the stores lie, one folder in it for each identity.
@@ -101,9 +104,9 @@ def cached_features(
         views: views per image name where there are more than one; views after the first are augmented.
 
     Raises:
-        UserError: a picture cannot be read, or the store cannot be written.
+        UserError: an image cannot be read, or the store cannot be written.
     """
-    identity = {**identity, "transform": transform.as_dict(), "images": str(images.resolve())}
+    identity = {**identity, "transform": transform.as_dict(), "images": str(image_folder.resolve())}
     kinds = "+".join(augment)
     wanted = {
         name: [(name, PLAIN), *((name, f"{kinds}/{i}") for i in range(1, (views or {}).get(name, 1)))]
@@ -111,7 +114,7 @@ def cached_features(
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     store = folder / digest
-    prints = {name: fingerprint(images / name) for name in wanted}
+    prints = {name: fingerprint(image_folder / name) for name in wanted}
     try:
         store.mkdir(parents=True, exist_ok=True)
         index, missing = look_up(store, wanted, prints)
@@ -121,10 +124,10 @@ def cached_features(
                 index, missing = look_up(store, wanted, prints)
                 (store / "identity.json").write_text(json.dumps(identity, indent=1))
                 loader = DataLoader(
-                    Pictures(images, missing, transform, list(augment)),
+                    MissingViews(image_folder, missing, transform, list(augment)),
                     batch_size=batch_size,
                     num_workers=workers,
-                    collate_fn=stack_pictures,
+                    collate_fn=stack_images,
                     generator=torch.Generator(),
                 )
                 compute(store, index, missing, prints, loader, encode)
@@ -139,7 +142,7 @@ def cached_features(
 def look_up(
     store: Path, wanted: dict[str, list[View]], prints: dict[str, list[int]]
 ) -> tuple[dict, list[View]]:
-    """The store's index, and which of the wanted views it lacks or has of another picture."""
+    """The store's index, and which of the wanted views it lacks or has of another image."""
     index = read_index(store)
     known = index["rows"]
     views = [view for group in wanted.values() for view in group]
@@ -150,7 +153,7 @@ def compute(store: Path, index: dict, missing: list[View], prints: dict, loader:
     """Append the missing views, which `loader` reads in this order, and enter them into the index."""
     with (
         open(store / "grids.f16", "ab") as file,
-        Progress(len(missing), "features", "pictures") as progress,
+        Progress(len(missing), "features", "images") as progress,
     ):
         for i, batch in enumerate(loader, start=1):
             if isinstance(batch, str):
@@ -165,9 +168,9 @@ def compute(store: Path, index: dict, missing: list[View], prints: dict, loader:
     write_index(store, index)
 
 
-def append(file, encode, pictures: torch.Tensor) -> tuple[list[int], int]:
+def append(file, encode, images: torch.Tensor) -> tuple[list[int], int]:
     """Compute one batch and append its rows; returns their shape and the number of the first."""
-    grids = encode(pictures).to("cpu", torch.float16).contiguous()
+    grids = encode(images).to("cpu", torch.float16).contiguous()
     size = grids[0].numel() * grids.element_size()
     row = file.tell() // size
     file.truncate(row * size)  # half a row may be left of a pass that was killed in its midst
@@ -181,7 +184,7 @@ def fingerprint(path: Path) -> list[int]:
     try:
         stat = path.stat()
     except OSError:
-        raise UserError(f"no picture at {path.absolute()}; set data.images to the pictures' folder") from None
+        raise UserError(f"no image at {path.absolute()}; set data.images to the images' folder") from None
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 

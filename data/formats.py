@@ -26,7 +26,7 @@ class Row(NamedTuple):
     caption: str
     split: str | None = None  # None where the format has no splits, "" for a caption that is set aside
     image_id: int | str | None = None
-    folder: str = ""  # of COCO's pictures, as train2014; they may also lie without it
+    folder: str = ""  # of COCO's images, as train2014; they may also lie without it
     problem: str = ""  # why the row cannot be used
 
 
@@ -44,7 +44,7 @@ def open_captions(paths: Sequence[Path]) -> list[Source]:
         UserError: a file is missing, is not UTF-8 or is in no format known here. Reading the rows raises it
             where a file breaks off or lacks what its format has.
     """
-    # COCO keeps the captions of its test pictures to itself, so its val file serves as val and as test. A
+    # COCO keeps the captions of its test images to itself, so its val file serves as val and as test. A
     # file that comes alone has no such role: it is split by hash, as any format without splits.
     paired = all(any(split in path.stem for path in paths) for split in ("train", "val"))
     sources = []
@@ -140,7 +140,7 @@ def results_rows(path: Path) -> Iterator[Row]:
 def token_rows(path: Path, splits: dict[str, str] | None) -> Iterator[Row]:
     """`image#number<TAB>caption`; an image in none of the lists is set aside."""
     for row in matched_rows(path, TOKEN_LINE, "is not image#number<TAB>caption"):
-        # One picture of Flickr8k is called ....jpg.1 in this file alone.
+        # One image of Flickr8k is called ....jpg.1 in this file alone.
         image = re.sub(r"(\.jpe?g)\.\d+$", r"\1", row.image)
         yield row._replace(image=image, split=None if splits is None else splits.get(image, ""))
 
@@ -172,7 +172,7 @@ def split_lists(path: Path) -> dict[str, str] | None:
 def karpathy_rows(content: dict) -> Iterator[Row]:
     """{"images": [{"filename", "split", "sentences": [{"raw"}], "imgid"; of COCO "filepath", "cocoid"}]}."""
     for image in content["images"]:
-        # The 30,504 pictures of COCO's val that are in neither val nor test are for training.
+        # The 30,504 images of COCO's val that are in neither val nor test are for training.
         split = "train" if image["split"] == "restval" else image["split"]
         image_id = image.get("cocoid", image.get("imgid"))
         for sentence in image["sentences"]:

@@ -3,7 +3,7 @@
 A scene has one group of equal shapes at a place ("two small blue stars in the centre"), or two groups, one
 above or to the left of the other. A caption names all there is to see, so a right one equals a reference, and
 no two scenes share one: `val` and `test` are new combinations of parts that `train` shows. Left and right
-mean something here: do not mirror the pictures in training. The same seed gives the same files.
+mean something here: do not mirror the images in training. The same seed gives the same files.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COLOURS = {
     "black": (48, 50, 58),
 }
 NUMBERS = {1: "a", 2: "two", 3: "three"}
-# Radii, in units of the picture's side as all lengths below. Three large shapes just fit a quarter.
+# Radii, in units of the image's side as all lengths below. Three large shapes just fit a quarter.
 SIZES = {"large": 0.1, "small": 0.055}
 CASUAL = {"large": "big", "small": "little"}
 # Points are complex numbers, x + yi with y downwards: to move is to add, to turn is to multiply.
@@ -85,7 +85,7 @@ class Group(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What a picture shows: one group at one of `PLACES`, or two groups that stand in one of `RELATIONS`."""
+    """What an image shows: one group at one of `PLACES`, or two groups that stand in one of `RELATIONS`."""
 
     groups: tuple[Group, ...]
     where: str
@@ -195,20 +195,20 @@ def _name(group: Group, size: str) -> str:
 
 
 def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
-    """A picture of the scene, RGB, `SIDE` x `SIDE`. What the captions do not tell is up to `rng`."""
+    """An image of the scene, RGB, `SIDE` x `SIDE`. What the captions do not tell is up to `rng`."""
     background = tuple(rng.randint(232, 252) for _ in range(3))
-    picture = Image.new("RGB", (SIDE * SUPERSAMPLING, SIDE * SUPERSAMPLING), background)
+    image = Image.new("RGB", (SIDE * SUPERSAMPLING, SIDE * SUPERSAMPLING), background)
     centres = [PLACES[scene.where]] if len(scene.groups) == 1 else RELATIONS[scene.where]
     for group, centre in zip(scene.groups, centres, strict=True):
-        _draw_group(ImageDraw.Draw(picture), group, centre, rng)
-    return picture.reduce(SUPERSAMPLING)
+        _draw_group(ImageDraw.Draw(image), group, centre, rng)
+    return image.reduce(SUPERSAMPLING)
 
 
 def _draw_group(canvas: ImageDraw.ImageDraw, group: Group, centre: complex, rng: random.Random) -> None:
     radius = SIZES[group.size] * rng.uniform(0.94, 1)
     # Two or three shapes stand at the ends of a line or the corners of a triangle, with a small gap between.
     spread = {1: 0, 2: 1 / 2, 3: 1 / sqrt(3)}[group.number] * (2.26 * SIZES[group.size] + 0.008)
-    # How far a group may stray without leaving its quarter of the picture, or the centre for a corner.
+    # How far a group may stray without leaving its quarter of the image, or the centre for a corner.
     room = max(0, min(0.05, 0.25 - spread - 1.15 * radius))
     centre += complex(rng.uniform(-room, room), rng.uniform(-room, room))
     turn = rng.uniform(0, 360)
@@ -221,20 +221,20 @@ def _draw_group(canvas: ImageDraw.ImageDraw, group: Group, centre: complex, rng:
         canvas.polygon([(round(point.real), round(point.imag)) for point in outline], fill)
 
 
-def encode_png(picture: Image.Image) -> bytes:
-    """An RGB picture of at most 256 colours and 65,000 pixels as a PNG file.
+def encode_png(image: Image.Image) -> bytes:
+    """An RGB image of at most 256 colours and 65,000 pixels as a PNG file.
 
     What a compressor makes of the same pixels depends on its version and the processor, so they are stored
     as they are, one byte each: flat colours and the steps between them make about a hundred colours.
     """
-    pixels = np.asarray(picture) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    pixels = np.asarray(image) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     palette, indices = np.unique(pixels.ravel(), return_inverse=True)
     # Each row begins with the number of its filter, 0 for none.
     rows = np.pad(indices.reshape(pixels.shape).astype(np.uint8), ((0, 0), (1, 0))).tobytes()
     # A zlib stream (RFC 1950) of one stored block (RFC 1951), the last.
     stored = struct.pack("<3sHH", b"\x78\x01\x01", len(rows), len(rows) ^ 0xFFFF) + rows
     chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", *picture.size, 8, 3, 0, 0, 0),  # 8 bits a pixel, from a palette
+        b"IHDR": struct.pack(">IIBBBBB", *image.size, 8, 3, 0, 0, 0),  # 8 bits a pixel, from a palette
         b"PLTE": b"".join(int(colour).to_bytes(3, "big") for colour in palette),
         b"IDAT": stored + struct.pack(">I", zlib.adler32(rows)),
         b"IEND": b"",

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.tokenizer import tokenize
-from utils import EOS, PAD, SOS, UNK, UserError, replacing
+from files import replacing
+from utils import EOS, PAD, SOS, UNK, UserError
 
 SPECIAL = ("<pad>", "<sos>", "<eos>", "<unk>")
 

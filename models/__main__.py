@@ -65,8 +65,8 @@ def table(summary: Summary, config: Config) -> str:
     """The layers under headings, and the sums."""
     lines = [["", "", "gives", "parameters", "trained", "multiply-adds"]]
     parts = [
-        (f"{config.encoder.name}, once per picture", summary.encoder),
-        (f"{config.decoder.kind} decoder, once per picture", summary.start),
+        (f"{config.encoder.name}, once per image", summary.encoder),
+        (f"{config.decoder.kind} decoder, once per image", summary.start),
         (f"{config.decoder.kind} decoder, once per word", summary.step),
     ]
     for title, rows in parts:
@@ -82,7 +82,7 @@ def table(summary: Summary, config: Config) -> str:
             *text,
             "",
             f"{summary.parameters:,} parameters: {summary.trained:,} trained, {frozen:,} frozen",
-            f"{short(summary.per_picture)} multiply-adds per picture and {short(summary.per_word)} per word "
+            f"{short(summary.per_image)} multiply-adds per image and {short(summary.per_word)} per word "
             "(of convolutions and matrix products; a beam of K takes K words at a time)",
         ]
     )

@@ -7,7 +7,7 @@ from torch import nn
 class SoftAttention(nn.Module):
     """Additive attention: e_i = v . tanh(W a_i + U h), alpha = softmax(e), context = sum_i alpha_i a_i.
 
-    Bahdanau et al., 2015, as Show, Attend and Tell (Xu et al., 2015, section 3.1.2) uses it on pictures.
+    Bahdanau et al., 2015, as Show, Attend and Tell (Xu et al., 2015, section 3.1.2) uses it on images.
     """
 
     def __init__(self, cell_dim: int, hidden_dim: int, attention_dim: int):

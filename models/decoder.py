@@ -55,7 +55,7 @@ def unpack(like: PackedSequence, data: torch.Tensor, steps: int) -> torch.Tensor
 def open_forget_gate(bias: torch.Tensor) -> None:
     """Start the forget gate of an LSTM with bias 1 (Jozefowicz et al., 2015).
 
-    With bias 0 half of the picture would be forgotten at each word, until training has learned not to.
+    With bias 0 half of the image would be forgotten at each word, until training has learned not to.
     """
     bias.chunk(4)[1].fill_(1.0)
 
@@ -66,7 +66,7 @@ class LSTMState(NamedTuple):
 
 
 class LSTMDecoder(nn.Module):
-    """The picture is the first word an LSTM reads (Show and Tell: Vinyals et al., 2015)."""
+    """The image is the first word an LSTM reads (Show and Tell: Vinyals et al., 2015)."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class LSTMDecoder(nn.Module):
         super().__init__()
         self.embedding = OneHotWords(words) if one_hot else WordEmbedding(words, embed_dim)
         embed_dim = self.embedding.embedding_dim
-        self.picture = nn.Sequential(nn.Linear(grid_dim, embed_dim), nn.LayerNorm(embed_dim))
+        self.image = nn.Sequential(nn.Linear(grid_dim, embed_dim), nn.LayerNorm(embed_dim))
         self.dropout = nn.Dropout(dropout)
         self.hear = nn.Sequential(nn.Dropout1d(word_dropout), self.dropout)  # not all words, nor all of one
         self.lstm = nn.LSTM(
@@ -95,8 +95,8 @@ class LSTMDecoder(nn.Module):
         self.output = WordOutput(hidden_dim, self.embedding, tie)
 
     def start(self, grid: torch.Tensor) -> LSTMState:
-        """The state after the picture. What would be said there is `<sos>`, a constant, so not computed."""
-        _, (hidden, cell) = self.lstm(self.picture(grid.mean(dim=1)).unsqueeze(1))
+        """The state after the image. What would be said there is `<sos>`, a constant, so not computed."""
+        _, (hidden, cell) = self.lstm(self.image(grid.mean(dim=1)).unsqueeze(1))
         return LSTMState(hidden.transpose(0, 1), cell.transpose(0, 1))
 
     def step(self, tokens: torch.Tensor, state: LSTMState):
@@ -125,7 +125,7 @@ class AttentionState(NamedTuple):
 class AttentionDecoder(nn.Module):
     """Show, Attend and Tell (Xu et al., 2015), soft attention with the gate beta and the deep output layer.
 
-    The grid is projected to the LSTM's size once per picture, so the time loop never touches C channels.
+    The grid is projected to the LSTM's size once per image, so the time loop never touches C channels.
     """
 
     def __init__(

@@ -48,17 +48,17 @@ class EncoderCNN(nn.Module):
             layer: the stage whose output is the grid, or `last`.
             grid: resample the grid to this many cells a side (adaptive average).
             fine_tune: `none`, `all`, or the first stage that is trained.
-            image_size: pixels a side of the pictures it will see; the weights' own size if None.
+            image_size: pixels a side of the images it will see; the weights' own size if None.
 
         Raises:
             UserError: no such stage or weights; the weights are of another model or cannot be had;
-                the model takes no pictures of this size.
+                the model takes no images of this size.
         """
         super().__init__()
         self.grid = grid
         size = image_size or input_size(name, weights)
-        picture = torch.zeros(1, 3, size, size)
-        self.backbone = cut(build(name, weights, size), name, layer, picture)
+        image = torch.zeros(1, 3, size, size)
+        self.backbone = cut(build(name, weights, size), name, layer, image)
         self.stages = stage_names([target for target, _ in self.layers()])
         if weights != "none" and weights not in get_model_weights(name).__members__:
             load_weights(self.backbone, name, Path(weights))
@@ -67,7 +67,7 @@ class EncoderCNN(nn.Module):
             value.requires_grad_(any(belongs(parameter, layer) for layer in self.trained))
         self.train()
         with torch.no_grad():
-            self.dim: int = self.eval()(picture).shape[2]
+            self.dim: int = self.eval()(image).shape[2]
         self.train()
 
     def layers(self) -> list[tuple[str, bool]]:
@@ -136,7 +136,7 @@ def belongs(name: str, stage: str) -> bool:
 
 
 def as_map(x: torch.Tensor) -> torch.Tensor:
-    """What a backbone gives for square pictures -> (N, C, H, W)."""
+    """What a backbone gives for square images -> (N, C, H, W)."""
     if x.dim() == 3:  # a transformer's tokens (N, 1 + L, C): the class token is no cell
         side = math.isqrt(x.shape[1])
         x = x[:, x.shape[1] - side * side :].unflatten(1, (side, side))
@@ -145,7 +145,7 @@ def as_map(x: torch.Tensor) -> torch.Tensor:
 
 
 def input_size(name: str, weights: str) -> int:
-    """Pixels a side of the pictures that the weights, or else the default ones, were trained with."""
+    """Pixels a side of the images that the weights, or else the default ones, were trained with."""
     known = get_model_weights(name)
     return (known[weights] if weights in known.__members__ else known.DEFAULT).transforms().crop_size[0]
 
@@ -158,7 +158,7 @@ def build(name: str, weights: str, size: int) -> nn.Module:
             f"encoder.weights={weights}: torchvision has no such weights of {name} ({', '.join(known)} "
             f"and DEFAULT are), and there is no file at {Path(weights).absolute()}"
         )
-    # A vision transformer has a position embedding for each cell, and so one size of picture.
+    # A vision transformer has a position embedding for each cell, and so one size of image.
     sized = {"image_size": size} if name.startswith("vit") else {}
     try:
         with warnings.catch_warnings():  # of a new initialisation that Inception may have one day
@@ -179,7 +179,7 @@ def build(name: str, weights: str, size: int) -> nn.Module:
     return model
 
 
-def cut(model: nn.Module, name: str, layer: str, picture: torch.Tensor) -> fx.GraphModule:
+def cut(model: nn.Module, name: str, layer: str, image: torch.Tensor) -> fx.GraphModule:
     """The model up to the output of the stage `layer`, or up to its last grid."""
     model.eval()
     names = [
@@ -191,11 +191,11 @@ def cut(model: nn.Module, name: str, layer: str, picture: torch.Tensor) -> fx.Gr
         raise no_such_stage("encoder.layer", layer, stage_names(names[1:]))
     try:
         with torch.no_grad():
-            node = last_grid(extract(model, names), picture) if layer == "last" else layer
+            node = last_grid(extract(model, names), image) if layer == "last" else layer
             traced = extract(model, [node])
-            traced(picture)
-    except RuntimeError:  # nothing is left of a small picture before the last layers
-        raise wrong_size(name, "none", picture.shape[2]) from None
+            traced(image)
+    except RuntimeError:  # nothing is left of a small image before the last layers
+        raise wrong_size(name, "none", image.shape[2]) from None
     output = next(node for node in traced.graph.nodes if node.op == "output")
     output.args = tuple(output.args[0].values())
     traced.recompile()
@@ -204,7 +204,7 @@ def cut(model: nn.Module, name: str, layer: str, picture: torch.Tensor) -> fx.Gr
 
 def wrong_size(name: str, weights: str, size: int) -> UserError:
     return UserError(
-        f"encoder.image_size={size}: {name} takes no pictures of this size; its own is "
+        f"encoder.image_size={size}: {name} takes no images of this size; its own is "
         f"{input_size(name, weights)}"
     )
 
@@ -221,10 +221,10 @@ def extract(model: nn.Module, nodes: list[str]) -> fx.GraphModule:
     return fx.GraphModule(extractor, extractor.graph)
 
 
-def last_grid(extractor: fx.GraphModule, picture: torch.Tensor) -> str:
+def last_grid(extractor: fx.GraphModule, image: torch.Tensor) -> str:
     """The last node before the head that has several cells."""
     found = None
-    for name, x in extractor(picture).items():
+    for name, x in extractor(image).items():
         if name.split(".")[0] in HEAD:
             break
         if isinstance(x, torch.Tensor) and x.dim() in (3, 4) and as_map(x).shape[2:].numel() > 1:

@@ -9,21 +9,22 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from config import Config, make_config
+from files import CHECKPOINT_FORMAT, load_checkpoint
 from models.decoder import AttentionDecoder, LSTMDecoder
 from models.encoder import EncoderCNN, input_size
 from models.search import Captions, SearchOptions, search
-from utils import CHECKPOINT_FORMAT, UserError, load_checkpoint
+from utils import UserError
 
 
 class CaptionModel(nn.Module):
-    """Pictures, or their cached grids, in; words out."""
+    """Images, or their cached grids, in; words out."""
 
     def __init__(self, encoder: EncoderCNN, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, 3, H, W) -> grid (N, L, C); what is a grid already (from the cache) stays one."""
+        """Images (N, 3, H, W) -> grid (N, L, C); what is a grid already (from the cache) stays one."""
         return self.encoder(images) if images.dim() == 4 else images.float()
 
     def forward(self, images: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
@@ -31,7 +32,7 @@ class CaptionModel(nn.Module):
         return self.decoder(self.grid(images), captions, image_index)
 
     def caption(self, images: torch.Tensor, options: SearchOptions) -> Captions:
-        """Captions of pictures or grids, see `search`."""
+        """Captions of images or grids, see `search`."""
         return search(self.decoder, self.grid(images), options)
 
 

@@ -1,4 +1,4 @@
-"""What a model consists of: layers, shapes, parameters, and multiply-adds per picture and per word."""
+"""What a model consists of: layers, shapes, parameters, and multiply-adds per image and per word."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Row:
 
     name: str  # as in the checkpoint
     kind: str  # its class
-    shape: tuple[int, ...]  # what it gives for one picture or one word
+    shape: tuple[int, ...]  # what it gives for one image or one word
     parameters: int  # 0 where an earlier row has counted them, as for tied weights
     trained: int  # how many of them are
     multiply_adds: int
@@ -30,8 +30,8 @@ class Row:
 class Summary:
     """A model row by row, in the order in which it runs."""
 
-    encoder: list[Row]  # once per picture
-    start: list[Row]  # once per picture, too
+    encoder: list[Row]  # once per image
+    start: list[Row]  # once per image, too
     step: list[Row]  # once per word
     grid: tuple[int, int]  # L cells of C channels
 
@@ -48,7 +48,7 @@ class Summary:
         return total(self.rows, "trained")
 
     @property
-    def per_picture(self) -> int:
+    def per_image(self) -> int:
         """Multiply-adds before the first word."""
         return total(self.encoder) + total(self.start)
 
@@ -63,7 +63,7 @@ def total(rows: Iterable[Row], what: str = "multiply_adds") -> int:
 
 
 def summarise(model: CaptionModel, size: int) -> Summary:
-    """Look at `model` while it captions one picture of `size` pixels a side.
+    """Look at `model` while it captions one image of `size` pixels a side.
 
     Multiply-adds are those of convolutions and matrix products; the rest (activations, normalisation, sums)
     is small beside them. Nothing is computed: shapes run through the model without numbers (torch's `meta`
@@ -97,7 +97,7 @@ class Call(NamedTuple):
 
     name: str
     kind: str
-    given: tuple[int, ...]  # shape of its input, of one picture or word
+    given: tuple[int, ...]  # shape of its input, of one image or word
     shape: tuple[int, ...]  # shape of its output
     flops: int  # since the call before: what happens between two modules belongs to the second
 

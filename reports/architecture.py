@@ -1,4 +1,4 @@
-"""The model as a figure: what happens once per picture above, what happens once per word below."""
+"""The model as a figure: what happens once per image above, what happens once per word below."""
 
 import math
 import random
@@ -14,9 +14,10 @@ from matplotlib.path import Path as Line
 
 from config import Config
 from data.sample import Group, Scene, describe, draw_scene
+from files import replacing
 from models.summary import Row, Summary, total
 from reports.lettering import GREY, INK, PAPER
-from utils import UserError, replacing
+from utils import UserError
 
 WIDTH, HEIGHT = 200, 118  # units of the sheet
 PANEL, EDGE = "#f5f6f8", "#3d4350"
@@ -29,7 +30,7 @@ WORDS = describe(SCENE)[0].split()
 
 
 def draw_architecture(summary: Summary, config: Config, words: int, size: int, output: Path) -> None:
-    """Draw the model of `config` with a vocabulary of `words` and pictures of `size` pixels a side.
+    """Draw the model of `config` with a vocabulary of `words` and images of `size` pixels a side.
 
     Raises:
         UserError: the name of `output` ends in something else than png, svg or pdf, or it cannot be written.
@@ -71,10 +72,10 @@ def draw_title(axis: Axes, summary: Summary, config: Config) -> None:
 
 
 def draw_encoder(axis: Axes, summary: Summary, config: Config, size: int) -> None:
-    """The upper panel: picture, the encoder's maps, the grid."""
-    show_picture(axis, 7, 76, 25)
+    """The upper panel: image, the encoder's maps, the grid."""
+    show_image(axis, 7, 76, 25)
     write(axis, 19.5, 73, f"3 × {size} × {size}", 9.5, GREY)
-    write(axis, 19.5, 69, "picture", 10.5, bold=True)
+    write(axis, 19.5, 69, "image", 10.5, bold=True)
     maps = maps_of(summary.encoder)
     centres = np.linspace(49, 145, len(maps)) if len(maps) > 1 else [97.0]
     end = 32.0  # right edge of what is drawn so far
@@ -92,7 +93,7 @@ def draw_encoder(axis: Axes, summary: Summary, config: Config, size: int) -> Non
     write(axis, 97, 69, f"encoder: {parameters} parameters", 10.5, bold=True)
     cells, channels = summary.grid
     arrow(axis, [(end + 0.8, 88.5), (163.4, 88.5)])
-    show_picture(axis, 164, 76, 25, cells=math.isqrt(cells), shaded=config.decoder.kind == "attention")
+    show_image(axis, 164, 76, 25, cells=math.isqrt(cells), shaded=config.decoder.kind == "attention")
     write(axis, 176.5, 73, f"{cells} cell{'s' if cells > 1 else ''} of {channels}", 9.5, GREY)
     write(axis, 176.5, 69, "grid", 10.5, bold=True)
 
@@ -145,7 +146,7 @@ def draw_lstm_decoder(axis: Axes, summary: Summary, config: Config, words: int) 
     box(axis, 157, 40, 37, 14, "word scores", f"a logit for each of {words:,}", rows["output"], tied)
     box(axis, 157, 23, 37, 14, "LSTM", deep, lstm)
     box(axis, 157, 6, 37, 14, "words", embedding_text(config, words), rows["embedding"])
-    box(axis, 8, 6, 27, 14, "the picture", "mean cell, projected", rows["picture"])
+    box(axis, 8, 6, 27, 14, "the image", "mean cell, projected", rows["image"])
     arrow(axis, [(176.5, 67), (176.5, 64), (5, 64), (5, 13), (7.4, 13)])
     read = ["", "<sos>", *(f"“{word}”" for word in WORDS)]
     for i, x in enumerate((12, 47, 74, 101, 128)):  # left edges
@@ -171,12 +172,12 @@ def embedding_text(config: Config, words: int) -> str:
 
 
 def panels(axis: Axes, summary: Summary, split: float) -> None:
-    """The ground: once per picture, which reaches down to the left of `split`, and once per word."""
+    """The ground: once per image, which reaches down to the left of `split`, and once per word."""
     style = {"boxstyle": "round,pad=0,rounding_size=2", "facecolor": PANEL, "edgecolor": "none", "zorder": 0}
     for left, bottom, right, top in ((2, 66, 198, 110), (2, 2, split - 2, 76), (split + 2, 2, 198, 62)):
         axis.add_patch(FancyBboxPatch((left, bottom), right - left, top - bottom, **style))
     for left, top, title, work in (
-        (2, 110, "Once per picture", summary.per_picture),
+        (2, 110, "Once per image", summary.per_image),
         (split + 2, 62, "Once per word", summary.per_word),
     ):
         write(axis, left + 4, top - 4, title, 12, bold=True, align="left")
@@ -234,7 +235,7 @@ def write(axis, x, y, text, size, colour=INK, bold: bool = False, align: str = "
     )  # fmt: skip
 
 
-def show_picture(axis, left, bottom, side, cells: int = 0, shaded: bool = False) -> None:
+def show_image(axis, left, bottom, side, cells: int = 0, shaded: bool = False) -> None:
     """The scene; with the cells of the grid over it, the one place shaded that a word might look at."""
     extent = (left, left + side, bottom, bottom + side)
     axis.imshow(draw_scene(SCENE, random.Random(3)), extent=extent, zorder=2, interpolation="antialiased")

@@ -1,4 +1,4 @@
-"""Where the decoder looked at each word: the picture in dim grey, glowing where the attention was.
+"""Where the decoder looked at each word: the image in dim grey, glowing where the attention was.
 
 The sheet of Xu et al. 2015, "Show, Attend and Tell" (figure 2).
 """
@@ -19,29 +19,29 @@ WIDEST = 5 * (PANEL + GAP)  # pixels: about a slide's width
 
 # Dark to light, so that brighter always means more, on a projector, in print and to the colour-blind.
 HEAT = matplotlib.colormaps["inferno"]
-UNLIT = 0.45  # what remains of the picture's brightness where nothing was looked at
+UNLIT = 0.45  # what remains of the image's brightness where nothing was looked at
 BLUR = 0.45  # cells, the Gaussian's standard deviation: no edges of cells to be seen, the peaks hardly lower
 GLOW = 0.8  # how bright the glow is where it is strongest
 
 
-def attention_sheet(picture: Image.Image, words: Sequence[str], alphas: np.ndarray) -> Image.Image:
-    """The picture, then one panel per word, glowing where the attention was when the word was chosen; RGB.
+def attention_sheet(image: Image.Image, words: Sequence[str], alphas: np.ndarray) -> Image.Image:
+    """The image, then one panel per word, glowing where the attention was when the word was chosen; RGB.
 
     `alphas (T, rows, columns)` are the attention weights of the T words over a grid that covers the whole
-    picture, whatever its aspect ratio. All panels share one scale, from 0 to the largest weight on the sheet;
+    image, whatever its aspect ratio. All panels share one scale, from 0 to the largest weight on the sheet;
     beside each word stands its own largest weight. Raises ValueError where words and maps do not pair up.
     """
     alphas = np.asarray(alphas, dtype=np.float32)
     if alphas.ndim != 3 or len(alphas) != len(words):
         raise ValueError(f"alphas must be (words, rows, columns) for {len(words)} words, not {alphas.shape}")
-    picture = upright_rgb(picture)
-    scale = PANEL / max(picture.size)
-    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+    image = upright_rgb(image)
+    scale = PANEL / max(image.size)
+    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
     full = full_scale(alphas)
-    panels = [("", "", picture)]
+    panels = [("", "", image)]
     for word, alpha in zip(words, alphas, strict=True):
-        panels.append((word, _percent(alpha.max()), overlay(picture, alpha / full)))
+        panels.append((word, _percent(alpha.max()), overlay(image, alpha / full)))
     sheet = _lay_out(panels, " ".join(words))
     if len(words):
         _legend(sheet, full, f"of the word's attention in one of {alphas.shape[1]} × {alphas.shape[2]} cells")
@@ -49,7 +49,7 @@ def attention_sheet(picture: Image.Image, words: Sequence[str], alphas: np.ndarr
 
 
 def full_scale(alphas: np.ndarray) -> float:
-    """The weight that glows brightest in all maps (T, rows, columns) of one picture: the largest of them.
+    """The weight that glows brightest in all maps (T, rows, columns) of one image: the largest of them.
 
     At least four times the even share, so that attention to nothing in particular is no blaze.
     """
@@ -57,12 +57,12 @@ def full_scale(alphas: np.ndarray) -> float:
     return max(float(alphas.max(initial=0)), min(1.0, 4 / max(1, cells)))
 
 
-def overlay(picture: Image.Image, light: np.ndarray) -> Image.Image:
-    """`picture` (RGB) in dim grey, glowing where `light (rows, columns)`, 0 to 1, is high; same size."""
-    smooth = _spread(picture.height, light.shape[0]) @ light @ _spread(picture.width, light.shape[1]).T
+def overlay(image: Image.Image, light: np.ndarray) -> Image.Image:
+    """`image` (RGB) in dim grey, glowing where `light (rows, columns)`, 0 to 1, is high; same size."""
+    smooth = _spread(image.height, light.shape[0]) @ light @ _spread(image.width, light.shape[1]).T
     glow = GLOW * HEAT(np.clip(smooth, 0, 1))[..., :3]
-    grey = UNLIT * np.asarray(picture.convert("L"), np.float32)[..., None] / 255
-    # Light on light (the blend mode "screen"): it never darkens, so that more is brighter on any picture.
+    grey = UNLIT * np.asarray(image.convert("L"), np.float32)[..., None] / 255
+    # Light on light (the blend mode "screen"): it never darkens, so that more is brighter on any image.
     shown = 1 - (1 - grey) * (1 - glow)
     return Image.fromarray((shown * 255).round().astype(np.uint8))
 
@@ -75,9 +75,9 @@ def _spread(pixels: int, cells: int) -> np.ndarray:
 
 
 def _lay_out(panels: list[tuple[str, str, Image.Image]], caption: str) -> Image.Image:
-    """Panels of (word, weight, picture) in even rows, the caption above, room for the legend below."""
+    """Panels of (word, weight, image) in even rows, the caption above, room for the legend below."""
     panel_width, panel_height = panels[0][2].size
-    cell = max(panel_width, 120)  # a narrow picture still needs room for its word
+    cell = max(panel_width, 120)  # a narrow image still needs room for its word
     rows = ceil(len(panels) * (cell + GAP) / WIDEST)
     columns = ceil(len(panels) / rows)
     width = max(columns * (cell + GAP) - GAP, 480) + 2 * MARGIN  # the legend needs the 480

@@ -1,4 +1,4 @@
-"""A picture with its caption set underneath, as it would stand in a book, and what people said beside it."""
+"""An image with its caption set underneath, as it would stand in a book, and what people said beside it."""
 
 from collections.abc import Sequence
 from math import ceil, sqrt
@@ -15,28 +15,28 @@ LEADING = 1.32  # from one line to the next, in heights of the type
 Line = tuple[str, float, str, float]  # text, its size, colour, and the y of its top, in pixels
 
 
-def captioned_picture(picture: Image.Image, caption: str, references: Sequence[str] = ()) -> Image.Image:
-    """The upright picture, RGB, with `caption` wrapped beneath it and the `references` beside it, smaller.
+def captioned_image(image: Image.Image, caption: str, references: Sequence[str] = ()) -> Image.Image:
+    """The upright image, RGB, with `caption` wrapped beneath it and the `references` beside it, smaller.
 
-    The picture keeps its pixels. One narrower than 384 pixels is enlarged by a whole factor first, so that
-    the type is readable; on larger ones the type grows with the picture.
+    The image keeps its pixels. One narrower than 384 pixels is enlarged by a whole factor first, so that
+    the type is readable; on larger ones the type grows with the image.
     """
-    picture = _wide_enough(upright_rgb(picture))
+    image = _wide_enough(upright_rgb(image))
     # By area, so that a panorama gets no giant letters; by width, so that a column keeps words on its lines.
-    size = max(15, min(picture.width / 20, sqrt(picture.width * picture.height) / 22))
+    size = max(15, min(image.width / 20, sqrt(image.width * image.height) / 22))
     margin = round(size * 0.9)
 
-    below = _set([(caption, size, INK, 0)], picture.width - 2 * margin, picture.height + margin * 0.8)
+    below = _set([(caption, size, INK, 0)], image.width - 2 * margin, image.height + margin * 0.8)
     column = round(size * 16) if references else 0
     said = [("What people said", size * 0.62, GREY, 0.0)]
     said += [(reference, size * 0.75, INK, 0.45) for reference in references]
     beside = _set(said, column - 2 * margin, margin * 0.8) if references else []
 
-    height = max(_end([*below, *beside]) + margin * 0.6, picture.height)
-    sheet = Image.new("RGB", (picture.width + column, ceil(height)), PAPER)
-    sheet.paste(picture, (0, 0))
+    height = max(_end([*below, *beside]) + margin * 0.6, image.height)
+    sheet = Image.new("RGB", (image.width + column, ceil(height)), PAPER)
+    sheet.paste(image, (0, 0))
     draw = ImageDraw.Draw(sheet)
-    for left, lines in ((margin, below), (picture.width + margin, beside)):
+    for left, lines in ((margin, below), (image.width + margin, beside)):
         for line, line_size, colour, top in lines:
             draw.text((left, top), line, fill=colour, font=font(line_size, line))
     return sheet
@@ -57,12 +57,12 @@ def _end(lines: Sequence[Line]) -> float:
     return max(top + size * LEADING for _, size, _, top in lines)
 
 
-def _wide_enough(picture: Image.Image) -> Image.Image:
-    factor = max(1, min(ceil(NARROWEST / picture.width), TALLEST_ENLARGED // picture.height))
+def _wide_enough(image: Image.Image) -> Image.Image:
+    factor = max(1, min(ceil(NARROWEST / image.width), TALLEST_ENLARGED // image.height))
     if factor > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.LANCZOS)
-    if picture.width < NARROWEST:  # a narrow strip: paper beside it
-        wide = Image.new("RGB", (NARROWEST, picture.height), PAPER)
-        wide.paste(picture, ((NARROWEST - picture.width) // 2, 0))
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
+    if image.width < NARROWEST:  # a narrow strip: paper beside it
+        wide = Image.new("RGB", (NARROWEST, image.height), PAPER)
+        wide.paste(image, ((NARROWEST - image.width) // 2, 0))
         return wide
-    return picture
+    return image

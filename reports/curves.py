@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from files import replacing
 from reports.lettering import GREY, INK
 from reports.loss_log import best, best_text, find_log, rate_changes, read_log, run_names
-from utils import UserError, replacing
+from utils import UserError
 
 # title -> training column, validation column ("" where there is none)
 PANELS = {

@@ -1,4 +1,4 @@
-"""Type for the pictures: a font that has the letters of the text, and lines that fit a width."""
+"""Type for the images: a font that has the letters of the text, and lines that fit a width."""
 
 from collections.abc import Iterable
 from functools import cache

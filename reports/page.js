@@ -9,7 +9,7 @@ const cards = [...main.children].map((card, number) => ({
   card,
   number,
   name: card.dataset.name,
-  values: card.dataset.values.split(" ").map(Number), // NaN where a picture has no such score
+  values: card.dataset.values.split(" ").map(Number), // NaN where an image has no such score
   text: (card.dataset.name + " " + card.querySelector("img").alt).toLowerCase(),
 }));
 
@@ -42,7 +42,7 @@ form.hidden = false; // without scripts there is nothing to search with
 if (search.value) filter(); // a reload may bring the old search back
 if (order.value !== "number") sort();
 
-// --- where a word looked: a canvas over the picture, the same picture as reports/attention.py draws ---
+// --- where a word looked: a canvas over the image, the same image as reports/attention.py draws ---
 
 const overlay = document.querySelector("template").content.firstElementChild;
 const canvas = overlay.querySelector("canvas"), said = document.querySelector("#said");
@@ -57,7 +57,7 @@ async function unpack() {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// A lazy picture has no size yet.
+// A lazy image has no size yet.
 function loaded(image) {
   return image.naturalWidth || new Promise((done) => image.addEventListener("load", done, { once: true }));
 }
@@ -66,8 +66,8 @@ async function show(word) {
   if (word === lit) return;
   lit?.classList.remove("lit");
   lit = word;
-  const card = word?.closest("article"), picture = card?.querySelector(".picture");
-  const [all] = word ? await Promise.all([(maps ??= unpack()), loaded(picture.firstElementChild)]) : [];
+  const card = word?.closest("article"), image = card?.querySelector(".image");
+  const [all] = word ? await Promise.all([(maps ??= unpack()), loaded(image.firstElementChild)]) : [];
   if (word !== lit) return; // the pointer has moved on meanwhile
   overlay.parentElement?.classList.remove("looked");
   overlay.remove();
@@ -75,12 +75,12 @@ async function show(word) {
   const [start, rows, columns, full] = card.dataset.map.split(" ").map(Number);
   const size = rows * columns, at = start + [...word.parentNode.children].indexOf(word) * size;
   const light = Float32Array.from(all.subarray(at, at + size), (level) => level / look.levels);
-  paint(canvas, light, rows, columns, picture.firstElementChild);
+  paint(canvas, light, rows, columns, image.firstElementChild);
   const [text, , most] = overlay.querySelectorAll("b, i");
   text.textContent = word.textContent;
   most.textContent = (100 * full).toFixed(full < 0.1 ? 1 : 0) + "% in a cell";
-  picture.append(overlay);
-  picture.classList.add("looked");
+  image.append(overlay);
+  image.classList.add("looked");
   word.classList.add("lit");
   if (word === focused) {
     const sure = word.style.getPropertyValue("--p");

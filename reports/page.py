@@ -1,4 +1,4 @@
-"""captions_result.html: every picture, its caption, how sure the model was of it and where it looked.
+"""captions_result.html: every image, its caption, how sure the model was of it and where it looked.
 
 The page is template page.html.j2 with its style (page.css) and its script (page.js) filled in.
 """
@@ -23,17 +23,17 @@ from utils import UserError
 
 HERE = Path(__file__).parent
 THUMBNAIL = 480  # pixels, the longer side: sharp at the 240 to 300 CSS pixels that the page gives it
-EAGER = 8  # pictures that are loaded at once; those further down as they come into view
+EAGER = 8  # images that are loaded at once; those further down as they come into view
 LEVELS = 31  # of attention that a cell can have on the page: smoothed, no steps between them are seen
 OVERLAY = 96  # pixels, the longer side: a map is smooth, the browser enlarges it
 
 
 @dataclass(frozen=True)
 class PageEntry:
-    """One picture on the page. Log-probabilities are natural logarithms, summed over a caption's words."""
+    """One image on the page. Log-probabilities are natural logarithms, summed over a caption's words."""
 
     name: str  # shown, searched and sorted by; any characters
-    picture: Path | Image.Image  # a path is opened only for as long as its thumbnail takes
+    image: Path | Image.Image  # a path is opened only for as long as its thumbnail takes
     caption: str
     log_prob: float
     words: Sequence[tuple[str, float]] = ()  # each word of the caption and its probability, 0 to 1
@@ -45,9 +45,9 @@ class PageEntry:
 
 
 class Maps:
-    """The attention maps of all pictures as one text: a byte per cell, deflated, in base64.
+    """The attention maps of all images as one text: a byte per cell, deflated, in base64.
 
-    A thousand pictures take 0.35 MB so with 7 x 7 cells, about 1.3 MB with 14 x 14.
+    A thousand images take 0.35 MB so with 7 x 7 cells, about 1.3 MB with 14 x 14.
     """
 
     def __init__(self):
@@ -70,8 +70,8 @@ def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions"
     """Write the page at `path`, and the thumbnails into the folder `<path without suffix>_files` beside it.
 
     The page needs nothing else: no network, no server. Whatever text it is given is shown as text. `entries`
-    may be a generator: a thousand pictures are then never in memory together. Raises UserError where a
-    picture cannot be read or the page not be written.
+    may be a generator: a thousand images are then never in memory together. Raises UserError where an
+    image cannot be read or the page not be written.
     """
     path = Path(path)
     folder = path.parent / f"{path.stem}_files"
@@ -80,7 +80,7 @@ def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions"
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():  # the thumbnails of an earlier page, which may have had more pictures
+        for old in folder.iterdir():  # the thumbnails of an earlier page, which may have had more images
             if re.fullmatch(r"\d{5}\.jpg", old.name):
                 old.unlink()
         maps = Maps()
@@ -122,7 +122,7 @@ def _look() -> dict:
 def _card(entry: PageEntry, number: int, folder: Path, maps: Maps) -> dict:
     """What the template needs of one entry; its thumbnail is written into `folder`, its attention added."""
     thumbnail = folder / f"{number:05}.jpg"
-    _write_thumbnail(entry.picture, thumbnail)
+    _write_thumbnail(entry.image, thumbnail)
     return {
         "entry": entry,
         "thumbnail": _url(thumbnail, folder.parent),
@@ -131,17 +131,17 @@ def _card(entry: PageEntry, number: int, folder: Path, maps: Maps) -> dict:
     }
 
 
-def _write_thumbnail(picture: Path | Image.Image, thumbnail: Path) -> None:
-    if isinstance(picture, Image.Image):
-        small = upright_rgb(picture)
+def _write_thumbnail(image: Path | Image.Image, thumbnail: Path) -> None:
+    if isinstance(image, Image.Image):
+        small = upright_rgb(image)
     else:
         try:
-            with Image.open(picture) as opened:
+            with Image.open(image) as opened:
                 opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # JPEG alone: decode no more than needed
                 small = upright_rgb(opened)
         except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
             # That is how Pillow says that a file is broken.
-            raise OSError(f"{picture}: {error}") from None
+            raise OSError(f"{image}: {error}") from None
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     small.save(thumbnail, quality=85)
 

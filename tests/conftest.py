@@ -19,14 +19,14 @@ SIDES = {"left": 0, "right": 1}
 
 
 def write_dataset(folder: Path) -> Path:
-    """24 pictures, half of one colour and half black, with two captions each; returns the captions file."""
+    """24 images, half of one colour and half black, with two captions each; returns the captions file."""
     (folder / "images").mkdir(parents=True)
     rows = ["image,caption,split"]
     for i in range(24):
         colour, side = list(COLOURS)[i % 4], list(SIDES)[(i // 4) % 2]
         pixels = np.zeros((40, 48, 3), np.uint8)
         pixels[:, 24 * SIDES[side] : 24 * SIDES[side] + 24] = COLOURS[colour]
-        pixels[i % 40, :, 0] = 99  # no two pictures are the same
+        pixels[i % 40, :, 0] = 99  # no two images are the same
         Image.fromarray(pixels).save(folder / "images" / f"{i:02}.png")
         split = "train" if i < 16 else "val" if i < 20 else "test"
         rows.append(f"{i:02}.png,A {colour} half on the {side}.,{split}")

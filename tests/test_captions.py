@@ -20,10 +20,10 @@ def images(tmp_path):
 
 
 def read(folder, text: str, encoding="utf-8", **options):
-    """The table of a captions file whose pictures are not looked for."""
+    """The table of a captions file whose images are not looked for."""
     path = folder / "captions.csv"
     path.write_bytes(text.encode(encoding))
-    return read_captions(path, folder, pictures_of=(), **options)
+    return read_captions(path, folder, images_of=(), **options)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -95,10 +95,10 @@ def test_rows_that_cannot_be_used_are_counted_and_the_first_are_named(tmp_path, 
     assert len(table) == 95
     said = capsys.readouterr().out
     assert "left out: 5 of 100 rows" in said
-    assert "no picture 'gone.jpg'; '1.jpg' has no caption; a row without an image; …" in said
+    assert "no image 'gone.jpg'; '1.jpg' has no caption; a row without an image; …" in said
     with pytest.raises(UserError, match=r"5 of 100 rows .* That is 5\.0%.*data\.max_bad_rows"):
         read_captions(tmp_path / "captions.csv", images, max_bad_rows=0.04)
-    assert len(read_captions(tmp_path / "captions.csv", images, pictures_of=())) == 97
+    assert len(read_captions(tmp_path / "captions.csv", images, images_of=())) == 97
 
 
 def test_lines_that_do_not_have_the_form_are_named_by_their_number(tmp_path, images, capsys):
@@ -115,13 +115,13 @@ def test_lines_that_do_not_have_the_form_are_named_by_their_number(tmp_path, ima
     assert "line 3 is not image| number| caption" in capsys.readouterr().out
 
 
-def test_only_the_pictures_of_the_wanted_splits_have_to_be_there(tmp_path, images):
+def test_only_the_images_of_the_wanted_splits_have_to_be_there(tmp_path, images):
     path = tmp_path / "captions.csv"
     path.write_text("image,caption,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,z,test\n")
     (images / "c.jpg").touch()
-    assert len(read_captions(path, images, pictures_of=["test"])) == 3
-    with pytest.raises(UserError, match=r"no picture 'b\.jpg'. That is 100\.0%"):
-        read_captions(path, images, pictures_of=["val"])
+    assert len(read_captions(path, images, images_of=["test"])) == 3
+    with pytest.raises(UserError, match=r"no image 'b\.jpg'. That is 100\.0%"):
+        read_captions(path, images, images_of=["val"])
     with pytest.raises(UserError, match="no images folder"):
         read_captions(path, tmp_path / "elsewhere")
 
@@ -131,13 +131,13 @@ OUTSIDE = ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg", "C:\\a.jpg", "..\\a.jpg", 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("write", [write_csv, write_token, write_karpathy, write_coco])
-def test_a_picture_outside_of_the_folder_is_refused_in_every_format(tmp_path, images, name, write):
+def test_an_image_outside_of_the_folder_is_refused_in_every_format(tmp_path, images, name, write):
     paths = write(tmp_path, [("a.jpg", "a dog", "train"), (name, "a cat", "val")])
     with pytest.raises(UserError, match=r"may lie outside of data\.images"):
         read_captions(paths, images, max_bad_rows=1)
 
 
-def test_the_folder_of_a_picture_does_not_lead_outside_either(tmp_path, images):
+def test_the_folder_of_an_image_does_not_lead_outside_either(tmp_path, images):
     paths = write_karpathy(tmp_path, [("a.jpg", "a dog", "train")], filepath="..")
     with pytest.raises(UserError, match=r"may lie outside of data\.images"):
         read_captions(paths, images)
@@ -151,7 +151,7 @@ def test_several_files_are_one_table(tmp_path, images):
     assert table["image"].tolist() == ["b.jpg", "a.jpg"]
 
 
-def test_a_picture_may_lie_in_a_folder_of_its_own(tmp_path, images):
+def test_an_image_may_lie_in_a_folder_of_its_own(tmp_path, images):
     (images / "dogs").mkdir()
     (images / "dogs" / "größe 1.jpg").touch()
     (tmp_path / "captions.csv").write_text(f"image,caption\ndogs{os.sep}größe 1.jpg,a dog\n", "utf-8")

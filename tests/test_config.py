@@ -24,7 +24,7 @@ def test_there_are_configurations_to_test():
     [
         ("train.ephocs=3", r"unknown key 'train\.ephocs'; did you mean 'train\.epochs'"),
         ("trian.epochs=3", r"unknown section 'trian'; did you mean 'train'"),
-        ("train.epochs=many", r"train\.epochs='many': .*integer.*\(passes over the training pictures\)"),
+        ("train.epochs=many", r"train\.epochs='many': .*integer.*\(passes over the training images\)"),
         ("train.epochs=0", r"train\.epochs=0: .*greater than or equal to 1"),
         ("decoder.kind=gru", r"decoder\.kind='gru': .*'attention' or 'lstm'"),
         ("decoder.layers=2", r"decoder\.layers: the attention decoder has 1 layer"),

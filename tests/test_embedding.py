@@ -6,13 +6,14 @@ import torch
 
 from config import make_config
 from data.dataset import Batch
+from files import save_checkpoint
 from models.decoder import AttentionDecoder, LSTMDecoder
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
 from models.model import build_model, load_model, pack_model
 from tests.conftest import tiny
 from training.cross_entropy import CrossEntropy
 from training.trainer import Trainer
-from utils import UserError, save_checkpoint
+from utils import UserError
 
 WORDS = ["<pad>", "<sos>", "<eos>", "<unk>", "at", "dog", "garçon", "unicorn"]
 VECTORS = {"at": [1.0, -2, 3.5, 4], "dog": [0.25, -0.5, 1e-3, 8], "garçon": [-1, 1, 1, 1]}

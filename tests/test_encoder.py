@@ -15,7 +15,7 @@ IMAGES = torch.randn(2, 3, 64, 64)
 
 
 # Model, pixels a side, cells a side, channels, a stage to fine-tune from, and all that is trained then.
-# Small pictures where the model takes them: what is tested does not depend on their size.
+# Small images where the model takes them: what is tested does not depend on their size.
 MODELS = [
     ("resnet18", 64, 2, 512, "layer4", ("layer4",)),
     ("resnet34", 64, 2, 512, "layer4.2", ("layer4.2",)),
@@ -158,7 +158,7 @@ def test_fine_tuning_from_a_stage_trains_exactly_that():
         assert torch.equal(before[key], value) != key.startswith("layer4"), key
 
 
-def test_pictures_of_a_size_that_the_model_cannot_take_are_refused():
+def test_images_of_a_size_that_the_model_cannot_take_are_refused():
     with pytest.raises(UserError, match=r"encoder\.image_size=64: inception_v3 .*its own is 299"):
         EncoderCNN("inception_v3", "none", image_size=64)
     with pytest.raises(UserError, match=r"encoder\.image_size=64: vit_b_16 .*its own is 384"):

@@ -16,14 +16,14 @@ NAMES = [f"{i}.png" for i in range(6)]
 
 
 class Encoder:
-    """The mean colour as one cell; counts the pictures it is asked for."""
+    """The mean colour as one cell; counts the images it is asked for."""
 
     def __init__(self):
         self.seen = 0
 
-    def __call__(self, pictures):
-        self.seen += len(pictures)
-        return (pictures / 255).mean(dim=(2, 3)).unsqueeze(1)
+    def __call__(self, images):
+        self.seen += len(images)
+        return (images / 255).mean(dim=(2, 3)).unsqueeze(1)
 
 
 @pytest.fixture
@@ -54,14 +54,14 @@ def red(grid) -> int:
     return round(float(grid[0, 0]) * 255)
 
 
-def test_features_are_those_of_the_named_picture(tmp_path, images):
+def test_features_are_those_of_the_named_image(tmp_path, images):
     grids, seen = features(tmp_path, images)
     assert seen == 6
     assert [red(grids.grid(name)) for name in NAMES] == [0, 40, 80, 120, 160, 200]
     assert grids.grid("1.png").shape == (1, 3)
 
 
-def test_each_picture_is_computed_once(tmp_path, images):
+def test_each_image_is_computed_once(tmp_path, images):
     features(tmp_path, images, NAMES[:4])
     grids, seen = features(tmp_path, images)
     assert seen == 2
@@ -69,7 +69,7 @@ def test_each_picture_is_computed_once(tmp_path, images):
     assert features(tmp_path, images)[1] == 0
 
 
-def test_a_changed_picture_is_noticed(tmp_path, images):
+def test_a_changed_image_is_noticed(tmp_path, images):
     features(tmp_path, images)
     Image.new("RGB", (10, 10), (7, 0, 0)).save(images / "2.png")
     grids, seen = features(tmp_path, images)
@@ -78,7 +78,7 @@ def test_a_changed_picture_is_noticed(tmp_path, images):
     assert red(grids.grid("3.png")) == 120
 
 
-def test_a_picture_changed_behind_its_date_is_noticed(tmp_path, images):
+def test_an_image_changed_behind_its_date_is_noticed(tmp_path, images):
     features(tmp_path, images)
     before = (images / "2.png").stat()
     Image.new("RGB", (10, 10), (81, 0, 0)).save(images / "2.png")
@@ -96,7 +96,7 @@ def test_another_encoder_or_transform_is_another_store(tmp_path, images, change)
 
 
 def test_an_interrupted_pass_leaves_a_store_that_is_right(tmp_path, images):
-    def fail(pictures):
+    def fail(images):
         raise KeyboardInterrupt
 
     features(tmp_path, images, NAMES[:2])
@@ -136,10 +136,10 @@ def test_features_travel_to_another_process_as_a_path(tmp_path, images):
     assert red(pickle.loads(pickle.dumps(grids)).grid("1.png")) == 40
 
 
-def test_pictures_that_cannot_be_read_are_named(tmp_path, images):
-    (images / "3.png").write_bytes(b"no picture")
+def test_images_that_cannot_be_read_are_named(tmp_path, images):
+    (images / "3.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"3\.png cannot be read"):
         features(tmp_path, images)
     (images / "3.png").unlink()
-    with pytest.raises(UserError, match=r"no picture at .*3\.png"):
+    with pytest.raises(UserError, match=r"no image at .*3\.png"):
         features(tmp_path, images)

@@ -1,4 +1,4 @@
-"""The same pictures and captions in every format give the same table."""
+"""The same images and captions in every format give the same table."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ def example(images: int = 200, captions: int = 5) -> Rows:
     """Rows of `images` images, the train split first, as COCO's two files have it."""
     splits = ["train"] * (images - 2 * (images // 5)) + ["val", "test"] * (images // 5)
     return [
-        (f"picture_{i:03}.jpg", f"{CAPTIONS[(i + k) % len(CAPTIONS)]} {i} {k}", split)
+        (f"image_{i:03}.jpg", f"{CAPTIONS[(i + k) % len(CAPTIONS)]} {i} {k}", split)
         for i, split in enumerate(splits)
         for k in range(captions)
     ]
@@ -65,7 +65,7 @@ def write_token(folder: Path, rows: Rows) -> list[Path]:
     lines = []
     lists = {"train": [], "val": [], "test": []}
     for (image, split), captions in by_image(rows).items():
-        name = image + ".1" * (image == "picture_003.jpg")  # as one name of the real file is written
+        name = image + ".1" * (image == "image_003.jpg")  # as one name of the real file is written
         lines += [f"{name}#{n}\t{caption}" for n, caption in enumerate(captions)]
         lists[split].append(image)
     lines.append("in_no_list.jpg#0\tset aside")
@@ -80,7 +80,7 @@ def write_karpathy(folder: Path, rows: Rows, **more) -> list[Path]:
         {
             "filename": image,
             "imgid": i,
-            "split": "restval" if image == "picture_001.jpg" else split,
+            "split": "restval" if image == "image_001.jpg" else split,
             "sentences": [{"raw": caption, "tokens": caption.split()} for caption in captions],
             **more,
         }
@@ -121,7 +121,7 @@ FORMATS = {
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    """A folder with a file for each image of `example`: whether it is a picture is not read yet."""
+    """A folder with a file for each image of `example`: whether it is an image is not read yet."""
     folder = tmp_path / "images"
     folder.mkdir()
     for image, _ in by_image(example()):
@@ -154,7 +154,7 @@ def test_images_keep_the_ids_of_the_source(tmp_path, images, name, first):
 
 
 @pytest.mark.parametrize("write", [write_coco, lambda *args: write_karpathy(*args, filepath="train2014")])
-def test_pictures_of_coco_lie_in_their_folders_or_flat(tmp_path, images, write):
+def test_images_of_coco_lie_in_their_folders_or_flat(tmp_path, images, write):
     paths = write(tmp_path, example())
     flat = read_captions(paths, images)
     for folder in ("train2014", "val2014"):
@@ -162,7 +162,7 @@ def test_pictures_of_coco_lie_in_their_folders_or_flat(tmp_path, images, write):
         for image in flat["image"].unique():
             (images / folder / image).touch()
     nested = read_captions(paths, images)
-    assert nested["image"][0] == "train2014/picture_000.jpg"
+    assert nested["image"][0] == "train2014/image_000.jpg"
     assert nested["image"].map(lambda image: Path(image).name).tolist() == flat["image"].tolist()
     assert nested["split"].tolist() == flat["split"].tolist()
 
@@ -202,7 +202,7 @@ def test_predictions_may_be_in_every_format_and_by_name_or_id(tmp_path, images, 
 
 def test_two_predictions_for_an_image_and_rows_of_no_form_are_refused(tmp_path, images):
     table = read_captions(write_csv(tmp_path, example()), images)
-    with pytest.raises(UserError, match=r"more than one caption for 'picture_000\.jpg'"):
+    with pytest.raises(UserError, match=r"more than one caption for 'image_000\.jpg'"):
         read_predictions(tmp_path / "captions.csv", table)
     (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a dog, a cat\n")
     with pytest.raises(UserError, match="line 2 has 3 fields"):
@@ -218,7 +218,7 @@ def test_every_name_has_a_split_and_those_of_val_and_test_stay_there_when_only_t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("picture,text\na,b\n", "no column 'image'"),
+        ("image,text\na,b\n", "no column 'image'"),
         ("\n", "is empty"),
         ("image,caption\na.jpg,x\n\xff", "is not text in UTF-8"),
         ('image,caption\na.jpg,x\nb.jpg,"y\n', "line 3: unexpected end of data"),

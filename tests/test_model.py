@@ -4,11 +4,12 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
+from files import save_checkpoint
 from models.encoder import EncoderCNN
 from models.model import build_model, load_model, pack_model
 from models.search import SearchOptions
 from tests.conftest import tiny
-from utils import UserError, save_checkpoint
+from utils import UserError
 
 WORDS = ["<pad>", "<sos>", "<eos>", "<unk>", "a", "dog"]
 TRANSFORM = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -112,7 +113,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["best.pth"]
 
 
-def test_cached_features_and_pictures_give_the_same_captions(tmp_path):
+def test_cached_features_and_images_give_the_same_captions(tmp_path):
     model = build_model(tiny(tmp_path), len(WORDS)).eval()
     with torch.no_grad():
         grid = model.encoder(IMAGES)

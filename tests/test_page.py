@@ -15,7 +15,7 @@ from PIL import Image
 
 from reports.attention import UNLIT, overlay
 from reports.page import LEVELS, PageEntry, write_page
-from tests.test_reports import picture
+from tests.test_reports import image as draw_image
 from utils import UserError
 
 NASTY = "<img src=x onerror=alert(1)>.jpg"
@@ -47,12 +47,12 @@ def looked_at(row: int, column: int, weight: float, grid: tuple[int, int] = (5, 
 
 
 def make_page(folder: Path) -> Path:
-    """Three pictures, one of them with attention and scores, one with hostile text in every place."""
+    """Three images, one of them with attention and scores, one with hostile text in every place."""
     file = folder / 'a b%20#"ü.jpg'
-    picture(900, 600).save(file)
+    draw_image(900, 600).save(file)
     sheet = folder / "looked at" / "100% #1 'ü'.png"
     sheet.parent.mkdir()
-    picture(50, 50).save(sheet)
+    draw_image(50, 50).save(sheet)
     alphas = np.stack([looked_at(0, 0, 0.3), looked_at(4, 6, 0.6)])
     entries = [
         PageEntry(
@@ -60,10 +60,10 @@ def make_page(folder: Path) -> Path:
             ["a ball of red"], {"CIDEr": 0.5},
         ),
         PageEntry(
-            NASTY, picture(30, 90), EVIL, -1.5, [(EVIL, 1.0)], alphas[:1], [(EVIL, -2)], [EVIL],
+            NASTY, draw_image(30, 90), EVIL, -1.5, [(EVIL, 1.0)], alphas[:1], [(EVIL, -2)], [EVIL],
             {"CIDEr": 0.25}, {EVIL: sheet},
         ),
-        PageEntry("10.jpg", picture(40, 40), "девочка & собака", -2.0, references=["a girl & a dog"]),
+        PageEntry("10.jpg", draw_image(40, 40), "девочка & собака", -2.0, references=["a girl & a dog"]),
     ]  # fmt: skip
     path = folder / "captions_result.html"
     write_page(path, iter(entries), title="Captions <of> a run")
@@ -103,29 +103,31 @@ def test_a_page_says_all_it_knows(page):
     assert [span["style"] for span in tags.named("span") if "style" in span][:2] == ["--p:50", "--p:90"]
 
 
-def test_only_the_pictures_at_the_top_are_loaded_at_once(tmp_path):
-    write_page(tmp_path / "page.html", [PageEntry(str(i), picture(40, 40), "one", -1.0) for i in range(30)])
+def test_only_the_images_at_the_top_are_loaded_at_once(tmp_path):
+    write_page(
+        tmp_path / "page.html", [PageEntry(str(i), draw_image(40, 40), "one", -1.0) for i in range(30)]
+    )
     lazy = ["loading" in image for image in Tags((tmp_path / "page.html").read_text()).named("img")]
     assert lazy == sorted(lazy)
     assert 4 <= lazy.count(False) <= 12
 
 
-def test_a_thousand_pictures_with_all_there_is_make_less_than_3_megabytes(tmp_path):
-    random, pictures, words = np.random.default_rng(0), 40, ["dog", "jumping", "the", "grass"] * 3
-    caption, small = " ".join(words), picture(20, 20)
+def test_a_thousand_images_with_all_there_is_make_less_than_3_megabytes(tmp_path):
+    random, images, words = np.random.default_rng(0), 40, ["dog", "jumping", "the", "grass"] * 3
+    caption, small = " ".join(words), draw_image(20, 20)
     entries = [
         PageEntry(
             f"{i:010}_{i:010x}.jpg", small, caption, -9.5, [(word, 0.5) for word in words],
             random.dirichlet(np.full(49, 3), len(words)).reshape(-1, 7, 7), [(caption, -10.5)] * 4,
             [caption] * 5, {"CIDEr": 0.5, "BLEU-4": 0.25, "ROUGE-L": 0.125}, {"full size": tmp_path},
         )
-        for i in range(pictures)
+        for i in range(images)
     ]  # fmt: skip
     write_page(tmp_path / "page.html", entries)
-    assert (tmp_path / "page.html").stat().st_size / pictures * 1000 < 3e6
+    assert (tmp_path / "page.html").stat().st_size / images * 1000 < 3e6
 
 
-def test_attention_is_kept_to_one_part_in_thirty_of_a_pictures_largest(page):
+def test_attention_is_kept_to_one_part_in_thirty_of_an_images_largest(page):
     html = page.read_text("utf-8")
     maps = zlib.decompress(base64.b64decode(re.search(r'id="maps">([^<]+)<', html)[1]))
     start, rows, columns, full = map(float, re.findall(r'data-map="([^"]+)"', html)[1].split())
@@ -138,13 +140,13 @@ def test_thumbnails_are_small_upright_and_no_more_than_the_entries(page):
     folder = page.parent / "captions_result_files"
     with Image.open(folder / "00001.jpg") as thumbnail:
         assert thumbnail.size == (480, 320)
-    write_page(page, [PageEntry("one.jpg", picture(40, 40), "one", -1.0)])
+    write_page(page, [PageEntry("one.jpg", draw_image(40, 40), "one", -1.0)])
     assert [file.name for file in folder.iterdir()] == ["00001.jpg"]
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path):
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
     broken = tmp_path / "broken.jpg"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     with pytest.raises(UserError, match=r"broken\.jpg"):
         write_page(tmp_path / "page.html", [PageEntry("broken.jpg", broken, "a", -1.0)])
 
@@ -208,7 +210,7 @@ def lit(browser) -> list[str]:
     return browser.execute_script(script)
 
 
-def test_in_a_browser_hostile_text_runs_nothing_and_all_pictures_load(shown):
+def test_in_a_browser_hostile_text_runs_nothing_and_all_images_load(shown):
     browser = shown()
     until(lambda: browser.execute_script("return [...document.images].every((i) => i.naturalWidth > 0)"))
     assert browser.execute_script("return document.images.length") == 3
@@ -252,15 +254,15 @@ def test_in_a_browser_pointing_at_a_word_shows_where_it_looked(shown):
         return [canvas.width, canvas.height, [...data]];"""
     )
     width, height, data = drawn
-    assert (width, height) == (96, 64)  # the picture's proportions
+    assert (width, height) == (96, 64)  # the image's proportions
     glow = np.reshape(data, (height, width, 4))[..., :3] / 255
-    # Light on the grey picture, which the page has dimmed: that is what the attention sheet shows.
+    # Light on the grey image, which the page has dimmed: that is what the attention sheet shows.
     seen = 1 - (1 - UNLIT * 128 / 255) * (1 - glow)
     sheet = overlay(Image.new("RGB", (width, height), (128,) * 3), looked_at(4, 6, 0.6) / 0.6)
     assert seen * 255 == pytest.approx(np.asarray(sheet, float), abs=12)
     y, x = np.unravel_index(glow.sum(axis=2).argmax(), (height, width))
     assert (y * 5 // height, x * 7 // width) == (4, 6)
-    # Canvas and picture are fitted into the same box alike.
+    # Canvas and image are fitted into the same box alike.
     boxes = [browser.find_element("css selector", css).rect for css in ("img", ".overlay > canvas")]
     assert boxes[0] == boxes[1]
     ActionChains(browser).move_to_element(browser.find_element("css selector", "h1")).perform()
@@ -287,9 +289,11 @@ def test_in_a_browser_the_keyboard_goes_from_word_to_word(shown):
     assert browser.switch_to.active_element.get_attribute("type") == "search"
 
 
-def test_in_a_browser_a_picture_far_down_is_loaded_before_its_overlay_is_drawn(browser, tmp_path):
+def test_in_a_browser_an_image_far_down_is_loaded_before_its_overlay_is_drawn(browser, tmp_path):
     alphas = looked_at(0, 0, 0.5)[None]
-    entries = [PageEntry(f"{i}", picture(60, 40), "ball", -1.0, [("ball", 0.5)], alphas) for i in range(60)]
+    entries = [
+        PageEntry(f"{i}", draw_image(60, 40), "ball", -1.0, [("ball", 0.5)], alphas) for i in range(60)
+    ]
     write_page(tmp_path / "page.html", entries)
     browser.get((tmp_path / "page.html").as_uri())
     browser.execute_script("[...document.querySelectorAll('.words span')].at(-1).focus()")
@@ -297,7 +301,7 @@ def test_in_a_browser_a_picture_far_down_is_loaded_before_its_overlay_is_drawn(b
     assert browser.execute_script("return document.querySelector('.overlay > canvas').height") == 64
 
 
-def test_in_a_browser_a_screen_reader_gets_the_caption_as_the_pictures_text(shown):
+def test_in_a_browser_a_screen_reader_gets_the_caption_as_the_images_text(shown):
     nodes = shown().execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     names = [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") == "image"]
     assert names == ["red ball", EVIL, "девочка & собака"]

@@ -196,7 +196,7 @@ def test_a_gradient_reaches_the_encoder_only_where_it_is_trained(tmp_path, kind,
         assert not moved
     else:
         assert moved
-        assert not moved & statistics  # batch norm stays as it will be when pictures are captioned
+        assert not moved & statistics  # batch norm stays as it will be when images are captioned
 
 
 @pytest.mark.parametrize("kind", ["lstm", "attention"])

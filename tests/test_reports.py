@@ -1,4 +1,4 @@
-"""What the captioned pictures, the attention sheet and the samples promise."""
+"""What the captioned images, the attention sheet and the samples promise."""
 
 import math
 
@@ -7,24 +7,24 @@ import pytest
 from PIL import Image, ImageDraw
 
 from reports.attention import attention_sheet, overlay
-from reports.captioned import captioned_picture
+from reports.captioned import captioned_image
 from reports.lettering import font, wrap
 from reports.samples import samples_sheet
 
 
-def picture(width: int, height: int) -> Image.Image:
+def image(width: int, height: int) -> Image.Image:
     image = Image.new("RGB", (width, height), "#5a8f3c")
     ImageDraw.Draw(image).ellipse((width // 4, height // 4, width // 2, height // 2), fill="#d0402a")
     return image
 
 
-# --- the captioned picture ---
+# --- the captioned image ---
 
 
 @pytest.mark.parametrize("size", [(384, 300), (500, 375), (640, 1900), (4000, 2600), (1600, 200)])
-def test_a_captioned_picture_keeps_the_pixels_of_the_picture(size):
-    original = picture(*size)
-    captioned = captioned_picture(original, "a red ball on the grass")
+def test_a_captioned_image_keeps_the_pixels_of_the_image(size):
+    original = image(*size)
+    captioned = captioned_image(original, "a red ball on the grass")
     assert captioned.width == size[0]
     assert captioned.crop((0, 0, *size)) == original
     strip = np.asarray(captioned.crop((0, size[1], *captioned.size)).convert("L"))
@@ -38,22 +38,22 @@ def assert_ink_with_a_margin(paper: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("size", [(384, 300), (500, 375), (640, 1900), (1600, 200)])
-def test_references_stand_beside_the_picture_which_keeps_its_pixels(size):
-    original, said = picture(*size), ["a ball", "something red and round lies on a lawn"] * 4
-    captioned = captioned_picture(original, "a red ball on the grass", said)
+def test_references_stand_beside_the_image_which_keeps_its_pixels(size):
+    original, said = image(*size), ["a ball", "something red and round lies on a lawn"] * 4
+    captioned = captioned_image(original, "a red ball on the grass", said)
     assert captioned.width > size[0]
     assert captioned.crop((0, 0, *size)) == original
     assert_ink_with_a_margin(np.asarray(captioned.crop((size[0], 0, *captioned.size)).convert("L")))
 
 
-def test_a_small_picture_is_enlarged_by_a_whole_factor_to_a_readable_width():
-    assert captioned_picture(picture(96, 60), "a red ball").width == 384
-    assert captioned_picture(picture(100, 60), "a red ball").width == 400
+def test_a_small_image_is_enlarged_by_a_whole_factor_to_a_readable_width():
+    assert captioned_image(image(96, 60), "a red ball").width == 384
+    assert captioned_image(image(100, 60), "a red ball").width == 400
 
 
-def test_type_grows_with_the_picture():
+def test_type_grows_with_the_image():
     def ink_height(width: int) -> int:
-        captioned = captioned_picture(Image.new("RGB", (width, width // 2)), "dog")
+        captioned = captioned_image(Image.new("RGB", (width, width // 2)), "dog")
         strip = np.asarray(captioned.convert("L"))[width // 2 :]
         return int((strip.min(axis=1) < 128).sum())
 
@@ -63,9 +63,9 @@ def test_type_grows_with_the_picture():
 def test_a_rotated_photograph_is_shown_upright_and_transparency_on_white():
     sideways = Image.new("RGB", (600, 400))
     sideways.getexif()[0x0112] = 6  # the camera was held upright
-    assert captioned_picture(sideways, "a wall").width == 400
+    assert captioned_image(sideways, "a wall").width == 400
     clear = Image.new("RGBA", (400, 400), (0, 0, 0, 0))
-    assert captioned_picture(clear, "nothing").getpixel((200, 200)) == (255, 255, 255)
+    assert captioned_image(clear, "nothing").getpixel((200, 200)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_all_words_share_one_scale():
 def test_a_sheet_wraps_long_captions_into_rows_no_wider_than_a_slide(count):
     alphas = np.full((count, 7, 7), 1 / 49)
     sheet = attention_sheet(
-        picture(300, 200), ["pneumonoultramicroscopicsilicovolcanoconiosis"] * count, alphas
+        image(300, 200), ["pneumonoultramicroscopicsilicovolcanoconiosis"] * count, alphas
     )
     assert sheet.width <= 1500
     assert sheet.height >= 170 * math.ceil((count + 1) / 5)
@@ -126,7 +126,7 @@ def test_a_sheet_wraps_long_captions_into_rows_no_wider_than_a_slide(count):
 
 def test_words_and_maps_must_pair_up():
     with pytest.raises(ValueError, match="2 words"):
-        attention_sheet(picture(10, 10), ["a", "dog"], np.ones((3, 7, 7)))
+        attention_sheet(image(10, 10), ["a", "dog"], np.ones((3, 7, 7)))
 
 
 # --- the samples of a run ---
@@ -134,14 +134,14 @@ def test_words_and_maps_must_pair_up():
 
 def test_of_many_epochs_the_first_and_the_last_and_early_ones_are_shown():
     rows = [(f"epoch {i}", "", [f"{i}"]) for i in range(1, 101)]
-    few = samples_sheet([picture(90, 60)], rows[:2], ["people"])
-    many = samples_sheet([picture(90, 60)], rows, ["people"])
-    assert few.height < many.height <= samples_sheet([picture(90, 60)], rows[:8], ["people"]).height
+    few = samples_sheet([image(90, 60)], rows[:2], ["people"])
+    many = samples_sheet([image(90, 60)], rows, ["people"])
+    assert few.height < many.height <= samples_sheet([image(90, 60)], rows[:8], ["people"]).height
 
 
-def test_samples_wrap_long_captions_and_take_pictures_of_any_shape():
-    pictures = [picture(90, 60), picture(30, 400), picture(800, 20)]
-    short = samples_sheet(pictures, [("epoch 1", "CIDEr 0.10", ["", "a", "a"])], ["a", "b", "c"])
-    long = samples_sheet(pictures, [("epoch 1", "CIDEr 0.10", ["", "a", "a dog " * 30])], ["a", "b", "c"])
+def test_samples_wrap_long_captions_and_take_images_of_any_shape():
+    images = [image(90, 60), image(30, 400), image(800, 20)]
+    short = samples_sheet(images, [("epoch 1", "CIDEr 0.10", ["", "a", "a"])], ["a", "b", "c"])
+    long = samples_sheet(images, [("epoch 1", "CIDEr 0.10", ["", "a", "a dog " * 30])], ["a", "b", "c"])
     assert long.size > short.size
     assert_ink_with_a_margin(np.asarray(long.convert("L")))

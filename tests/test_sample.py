@@ -40,9 +40,9 @@ def captions_by_split(folder: Path) -> dict[str, dict[str, list[str]]]:
     return splits
 
 
-def blobs(picture: Image.Image) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Per shape in a picture: where its pixels are (P, 2), in units of the side, and their colours (P, 3)."""
-    pixels = np.asarray(picture).astype(int)
+def blobs(image: Image.Image) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per shape in an image: where its pixels are (P, 2), in units of the side, and their colours (P, 3)."""
+    pixels = np.asarray(image).astype(int)
     shapes = (np.abs(pixels - pixels[0, 0]).max(axis=2) > 100).astype(np.uint8)
     mask = Image.fromarray(shapes).copy()  # without the copy Pillow cannot write to it
     found = []
@@ -91,16 +91,16 @@ def test_files_and_splits(folder):
     assert images == [f"scene_{i:04d}.png" for i in range(1, 241)]
     assert sorted(path.name for path in (folder / "images").iterdir()) == images
     assert {path.name for path in folder.iterdir()} == {"captions.csv", "images"}
-    with Image.open(folder / "images" / "scene_0001.png") as picture:
-        assert picture.size == (SIDE, SIDE)
+    with Image.open(folder / "images" / "scene_0001.png") as image:
+        assert image.size == (SIDE, SIDE)
 
 
-def test_a_file_holds_the_picture_pixel_for_pixel():
+def test_a_file_holds_the_image_pixel_for_pixel():
     rng = random.Random(0)
     for scene in invent_scenes(10, rng):
-        picture = draw_scene(scene, rng)
-        with Image.open(io.BytesIO(encode_png(picture))) as read:
-            np.testing.assert_array_equal(np.asarray(read.convert("RGB")), np.asarray(picture))
+        image = draw_scene(scene, rng)
+        with Image.open(io.BytesIO(encode_png(image))) as read:
+            np.testing.assert_array_equal(np.asarray(read.convert("RGB")), np.asarray(image))
 
 
 def test_every_scene_has_five_captions_that_differ(folder):
@@ -160,12 +160,12 @@ def test_captions_are_english():
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("colour", COLOURS)
 def test_the_named_place_has_the_named_colour(place, colour):
-    picture = draw_scene(Scene((Group(1, "large", colour, "square"),), place), random.Random(3))
+    image = draw_scene(Scene((Group(1, "large", colour, "square"),), place), random.Random(3))
     x, y = (round(c * SIDE) for c in (PLACES[place].real, PLACES[place].imag))
-    np.testing.assert_allclose(picture.getpixel((x, y)), COLOURS[colour], atol=8)
+    np.testing.assert_allclose(image.getpixel((x, y)), COLOURS[colour], atol=8)
 
 
-def test_pictures_show_the_number_size_colour_and_relation_that_captions_tell():
+def test_images_show_the_number_size_colour_and_relation_that_captions_tell():
     rng = random.Random(0)
     for scene in invent_scenes(200, rng):
         shapes = blobs(draw_scene(scene, rng))
@@ -202,7 +202,7 @@ def test_shapes_look_like_their_names():
 
 
 def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
-    def interrupt(picture):
+    def interrupt(image):
         # By now there is something that could stay.
         assert len(list(tmp_path.rglob("captions.csv"))) == 1
         raise KeyboardInterrupt

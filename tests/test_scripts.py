@@ -139,13 +139,13 @@ def test_predictions_for_other_images_are_refused(trained):
     assert "p.json" in run(trained, "evaluate", "--config", "tiny.yaml", "--predictions", "p.json", status=2)
 
 
-def test_pictures_are_captioned_and_one_that_cannot_be_read_is_skipped(trained):
-    folder = trained / "pictures"
+def test_images_are_captioned_and_one_that_cannot_be_read_is_skipped(trained):
+    folder = trained / "images"
     folder.mkdir()
     for i in range(3):
         Image.new("RGB", (60, 40), (200, 30 * i, 0)).save(folder / f"a <b> {i}.png")
-    (folder / "broken.jpg").write_bytes(b"no picture")
-    text = run(trained, "inference_visualize", "pictures", "--attention", "--output", "out", status=1)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    text = run(trained, "inference_visualize", "images", "--attention", "--output", "out", status=1)
     assert "broken.jpg" in text
     rows = json.loads((trained / "out" / "captions.json").read_text())
     assert [Path(row["image"]).name for row in rows] == [f"a <b> {i}.png" for i in range(3)]
@@ -160,7 +160,7 @@ def test_pictures_are_captioned_and_one_that_cannot_be_read_is_skipped(trained):
     assert "a <b>" not in page
 
 
-def test_pictures_may_be_files_folders_and_globs_and_sampling_repeats(trained):
+def test_images_may_be_files_folders_and_globs_and_sampling_repeats(trained):
     first = trained / "data" / "images" / "00.png"
     arguments = (
         first,
@@ -181,7 +181,7 @@ def test_pictures_may_be_files_folders_and_globs_and_sampling_repeats(trained):
 
 def test_references_of_a_captions_file_are_shown_and_scored(trained):
     text = run(
-        trained, "inference_visualize", "data/images/20.png", "pictures/a <b> 0.png", "--output", "scored",
+        trained, "inference_visualize", "data/images/20.png", "images/a <b> 0.png", "--output", "scored",
         "--captions", "data/captions.csv",
     )  # fmt: skip
     assert "scored" in text
@@ -194,9 +194,9 @@ def test_references_of_a_captions_file_are_shown_and_scored(trained):
     assert beside > Image.open(trained / "scored" / "a <b> 0_captioned.jpg").width
 
 
-def test_a_captions_file_of_other_pictures_is_an_error(trained):
+def test_a_captions_file_of_other_images_is_an_error(trained):
     text = run(
-        trained, "inference_visualize", "pictures/a <b> 0.png", "--captions", "data/captions.csv", status=2
+        trained, "inference_visualize", "images/a <b> 0.png", "--captions", "data/captions.csv", status=2
     )
     assert "data/captions.csv" in text
 
@@ -220,7 +220,7 @@ def test_tensorboard_gets_the_log_and_its_absence_is_said_at_once(trained):
         assert name in events
 
 
-def test_no_picture_at_all_is_an_error(trained):
+def test_no_image_at_all_is_an_error(trained):
     assert "nowhere" in run(trained, "inference_visualize", "nowhere/*.jpg", status=2)
 
 
@@ -277,7 +277,7 @@ def test_a_run_resumes_without_its_vectors_file(tmp_path):
     run(tmp_path, "train", "--resume", "runs/tiny", "train.epochs=2")
 
 
-@pytest.mark.parametrize("features", ["cached features", "pictures"])
+@pytest.mark.parametrize("features", ["cached features", "images"])
 def test_a_killed_run_resumed_ends_bit_for_bit_where_the_whole_one_ends(tmp_path, features):
     write_dataset(tmp_path / "data")
     config = write_config(

@@ -19,7 +19,7 @@ class State(NamedTuple):
 
 
 class Bigrams:
-    """A decoder whose next word depends on the picture and the last word: small enough to enumerate."""
+    """A decoder whose next word depends on the image and the last word: small enough to enumerate."""
 
     def start(self, grid):
         return State(grid.view(-1, WORDS, WORDS))

@@ -37,7 +37,7 @@ def test_the_rows_add_up_to_the_model(tmp_path, decoder, fine_tune):
     assert summary.trained == sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def test_multiply_adds_of_a_picture_are_those_torchvision_states(tmp_path):
+def test_multiply_adds_of_an_image_are_those_torchvision_states(tmp_path):
     config = tiny(tmp_path, encoder={"name": "resnet18", "layer": "last", "image_size": 224})
     summary = summarise(build_model(config, WORDS), 224)
     billions = get_model_weights("resnet18").DEFAULT.meta["_ops"]
@@ -56,13 +56,13 @@ def test_multiply_adds_of_a_word_are_those_worked_out_by_hand(tmp_path):
     lstm = 4 * h * (e + h + h)
     assert summary.per_word == attention + h * h + lstm + (2 * h + e) * h + h * e + e * WORDS
     start = cells * (64 * h + h * a) + h * 2 * h
-    assert summary.per_picture == total(summary.encoder) + start
+    assert summary.per_image == total(summary.encoder) + start
 
     sizes = {"kind": "lstm", "layers": 2, "hidden_dim": h, "embed_dim": e}
     summary = summarise(build_model(tiny(tmp_path, decoder=sizes), WORDS), 64)
     lstm = 4 * h * (e + h) + 4 * h * (h + h)
     assert summary.per_word == lstm + h * e + e * WORDS
-    assert summary.per_picture == total(summary.encoder) + 64 * e + lstm
+    assert summary.per_image == total(summary.encoder) + 64 * e + lstm
 
 
 @pytest.mark.parametrize("decoder", ["attention", "lstm"])
@@ -108,7 +108,7 @@ def test_python_m_models_needs_neither_data_nor_weights(tmp_path, monkeypatch, c
     text = run(monkeypatch, capsys, tmp_path, "encoder.weights=IMAGENET1K_V1")
     assert f"{ASSUMED_WORDS:,} words assumed" in text
     assert "  layer1 " in text
-    assert "multiply-adds per picture" in text
+    assert "multiply-adds per image" in text
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"model.png", "model.svg"}
 
 

@@ -1,10 +1,10 @@
-"""Picture files -> tensors, one way for everything."""
+"""Image files -> tensors, one way for everything."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.transforms import ImageTransform, augment, read_picture, transform_for
+from data.transforms import ImageTransform, augment, read_image, transform_for
 
 PLAIN = ImageTransform(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -22,8 +22,8 @@ def test_the_size_is_the_weights_own_unless_it_is_given():
     assert transform_for("resnet50", "IMAGENET1K_V2", 96).size == 96
 
 
-def test_the_whole_picture_is_seen():
-    """The left and the right end of a wide picture are at the ends of the square, not cropped away."""
+def test_the_whole_image_is_seen():
+    """The left and the right end of a wide image are at the ends of the square, not cropped away."""
     wide = Image.new("RGB", (80, 8))
     wide.paste((255, 0, 0), (0, 0, 8, 8))
     wide.paste((0, 0, 255), (72, 0, 80, 8))
@@ -32,13 +32,13 @@ def test_the_whole_picture_is_seen():
     assert pixels[2, 4, 7] > 0.5
 
 
-def test_a_picture_is_turned_as_its_exif_says(tmp_path):
+def test_an_image_is_turned_as_its_exif_says(tmp_path):
     lying = Image.new("RGB", (20, 10))
     lying.paste((255, 255, 255), (0, 0, 4, 10))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     lying.save(tmp_path / "a.png", exif=exif)
-    upright = read_picture(tmp_path / "a.png")
+    upright = read_image(tmp_path / "a.png")
     assert upright.size == (10, 20)
     assert upright.getpixel((5, 1)) == (255, 255, 255)
     assert upright.getpixel((5, 18)) == (0, 0, 0)
@@ -48,43 +48,41 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path):
 def test_every_mode_becomes_rgb(tmp_path, mode):
     suffix = "tif" if mode == "CMYK" else "png"
     Image.new(mode, (9, 7)).save(tmp_path / f"a.{suffix}")
-    assert read_picture(tmp_path / f"a.{suffix}").mode == "RGB"
+    assert read_image(tmp_path / f"a.{suffix}").mode == "RGB"
 
 
 def test_transparency_is_shown_on_white(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
+    assert read_image(tmp_path / "a.png").getpixel((1, 1)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
-def test_what_is_no_picture_is_an_os_error(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
+def test_what_is_no_image_is_an_os_error(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(OSError, match=r"a\.png"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
 
 
-def test_a_half_written_picture_is_an_os_error(tmp_path):
+def test_a_half_written_image_is_an_os_error(tmp_path):
     Image.effect_noise((64, 64), 50).save(tmp_path / "a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(OSError):  # noqa: PT011 (Pillow's own words)
-        read_picture(tmp_path / "a.jpg")
+        read_image(tmp_path / "a.jpg")
 
 
 def test_augmentation_repeats_with_its_seed():
-    picture = Image.effect_noise((30, 20), 80).convert("RGB")
+    image = Image.effect_noise((30, 20), 80).convert("RGB")
     kinds = ["crop", "flip", "colour"]
-    assert augment(picture, kinds, 1) == augment(picture, kinds, 1)
-    assert augment(picture, kinds, 1) != augment(picture, kinds, 2)
-    assert augment(picture, [], 1) == picture
+    assert augment(image, kinds, 1) == augment(image, kinds, 1)
+    assert augment(image, kinds, 1) != augment(image, kinds, 2)
+    assert augment(image, [], 1) == image
 
 
-def test_a_flip_mirrors_about_half_of_the_pictures():
-    picture = Image.new("RGB", (16, 16))
-    picture.paste((255, 255, 255), (0, 0, 8, 16))
-    flipped = sum(
-        augment(picture, ["flip"], seed).getpixel((15, 8)) == (255, 255, 255) for seed in range(200)
-    )
+def test_a_flip_mirrors_about_half_of_the_images():
+    image = Image.new("RGB", (16, 16))
+    image.paste((255, 255, 255), (0, 0, 8, 16))
+    flipped = sum(augment(image, ["flip"], seed).getpixel((15, 8)) == (255, 255, 255) for seed in range(200))
     assert 60 < flipped < 140
 
 

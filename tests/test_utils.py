@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from utils import pick_device
+from compute import choose_device
 
 
 def test_where_the_c_library_is_another_the_cpu_is_used_all_the_same(monkeypatch):
@@ -12,4 +12,4 @@ def test_where_the_c_library_is_another_the_cpu_is_used_all_the_same(monkeypatch
         raise OSError("no such library")
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    assert pick_device("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == torch.device("cpu")

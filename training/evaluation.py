@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from compute import autocast
 from data.dataset import Flickr8kDataset, make_loader, ordered_batches
 from data.vocab import Vocabulary
 from models.model import CaptionModel
 from models.search import Captions, SearchOptions
 from progress import Progress
 from training.loss import TokenAverages, caption_loss
-from utils import autocast
 
 
 @torch.inference_mode()
@@ -52,7 +52,7 @@ def caption_split(
 def caption_batches(
     model: CaptionModel, batches: Iterable[torch.Tensor], options: SearchOptions, device, precision
 ) -> Iterator[Captions]:
-    """Captions of batches of pictures or grids, one batch after the other."""
+    """Captions of batches of images or grids, one batch after the other."""
     model.eval()
     for images in batches:
         with torch.inference_mode(), autocast(device, precision):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from files import replacing
 from reports.loss_log import COLUMNS
-from utils import replacing
 
 
 class LossLog:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import torch
 
+from compute import autocast
 from config import Config
 from data.dataset import Batch
 from models.model import CaptionModel
 from training.averages import Averages
-from utils import autocast
 
 
 class Objective:

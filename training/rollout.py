@@ -3,7 +3,7 @@
 Captions are drawn word by word without a gradient, over `start` and `step`; then `forward`, the fast path,
 computes the log-probabilities of what was said, with a gradient. Both run without dropout: with it, the
 second pass would draw other masks than the first, and its probabilities would not be those of the policy
-that spoke, whose gradient is what is estimated. It is also the policy that will caption pictures.
+that spoke, whose gradient is what is estimated. It is also the policy that will caption images.
 """
 
 from collections.abc import Sequence

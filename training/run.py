@@ -11,6 +11,7 @@ from config import Config
 from data.dataset import Flickr8kDataset, make_loader, training_batches
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
+from files import save_checkpoint
 from metrics.scores import BLEU, Scorer
 from models.model import load_model, pack_model
 from models.search import SearchOptions
@@ -22,7 +23,7 @@ from training.samples import Samples
 from training.setup import make_objective
 from training.tensorboard import Board
 from training.trainer import Trainer
-from utils import UserError, save_checkpoint
+from utils import UserError
 
 
 class Run:

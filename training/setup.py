@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from compute import autocast
 from config import Config
 from data.dataset import Flickr8kDataset
 from data.features import FeatureGrids, cached_features
@@ -18,7 +19,7 @@ from training.actor_critic import ActorCritic
 from training.cross_entropy import CrossEntropy
 from training.objective import Objective
 from training.self_critical import SelfCritical
-from utils import SOS, autocast
+from utils import SOS
 
 
 def make_datasets(
@@ -62,7 +63,7 @@ def compute_features(
     device: torch.device,
     precision: torch.dtype,
 ) -> FeatureGrids:
-    """The encoder's features of the splits' pictures, from the cache as far as it has them."""
+    """The encoder's features of the splits' images, from the cache as far as it has them."""
     images = table.loc[table["split"].isin(list(splits)), ["image", "split"]].drop_duplicates("image")
     views = {}
     if config.features.views > 1:

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from compute import Compute
 from config import Config
 from data.dataset import Batch
 from models.model import CaptionModel
 from training.objective import Objective
 from training.schedule import Schedule
-from utils import random_state, restore_random_state
 
 
 class Trainer:
@@ -26,6 +26,7 @@ class Trainer:
         device: torch.device,
         precision: torch.dtype,
     ):
+        self.compute = Compute(device, precision)
         self.model, self.objective, self.config = model, objective, config.train
         groups = [
             {"params": [p for p in model.decoder.parameters() if p.requires_grad], "peak": self.config.lr},
@@ -109,7 +110,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "steps": self.steps,
-            "random": random_state(),
+            "random": self.compute.random_state(),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -121,4 +122,4 @@ class Trainer:
         if self.average and state["average"]:
             self.average.load_state_dict(state["average"])
         self.steps = state["steps"]
-        restore_random_state(state["random"])
+        self.compute.restore_random_state(state["random"])

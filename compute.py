@@ -1,0 +1,166 @@
+"""What computes: the device, its precision, this process among several, and the random state.
+
+`Compute` is handed to whatever runs the model. The CPU is tested. CUDA, Apple's MPS and Intel's XPU take
+the same calls of torch, but have not been run.
+"""
+
+import contextlib
+import ctypes
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed
+
+from utils import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device, the dtype of mixed precision, and which of how many processes this one is."""
+
+    device: torch.device
+    precision: torch.dtype = torch.float32
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def choose(cls, device: str = "auto", precision: str = "auto") -> "Compute":
+        """From run.device and run.precision.
+
+        `auto` takes the accelerator that torch finds, else the CPU; and bfloat16 where the hardware computes
+        in it, else float16 on CUDA and float32 elsewhere.
+
+        Raises:
+            UserError: there is no such device, or it cannot compute in that precision.
+        """
+        chosen = choose_device(device)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            group = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            group = 0, 1
+        return cls(chosen, choose_precision(precision, chosen), *group)
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether batches are copied to the device from page-locked memory, while the device computes."""
+        return self.device.type not in ("cpu", "mps")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and the log: one of them does."""
+        return self.rank == 0
+
+    def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors on the device; from page-locked memory the copy does not hold up this process."""
+        return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Mixed precision; no context at all for float32."""
+        if self.precision is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of every process's tensor, without a gradient; of one process, its own."""
+        if self.world_size == 1:
+            return tensor
+        total = tensor.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
+        """The items that this process works on: every `world_size`-th one, from its rank on."""
+        return items[self.rank :: self.world_size]
+
+    @contextlib.contextmanager
+    def explain_memory(self, advice: str) -> Iterator[None]:
+        """Turn the device's running out of memory into a UserError that ends with `advice`."""
+        try:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, and not every device raises that
+            text = str(error).lower()
+            if "out of memory" not in text and "can't allocate memory" not in text:
+                raise
+            raise UserError(f"{self.device} has run out of memory; {advice}") from None
+
+    def random_state(self) -> dict[str, torch.Tensor]:
+        """The states of torch's generators, by type of device."""
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type != "cpu":
+            state[self.device.type] = torch.get_device_module(self.device).get_rng_state()
+        return state
+
+    def restore_random_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Set what `random_state` returned; the state of another kind of device is ignored."""
+        torch.set_rng_state(state["cpu"])
+        if self.device.type != "cpu" and self.device.type in state:
+            torch.get_device_module(self.device).set_rng_state(state[self.device.type])
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the accelerator that torch finds, else the CPU, and then says so: it is rarely intended."""
+    if name == "auto":
+        if accelerator := torch.accelerator.current_accelerator(check_available=True):
+            return accelerator
+        print(f"No GPU found: running on the CPU with {torch.get_num_threads()} threads.")
+        name = "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # torch raises AssertionError when it was built without the device
+        raise UserError(f"run.device={name}: this machine has no such device; use auto or cpu") from None
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of mixed precision on `device`, see `Compute.choose`."""
+    if name != "auto":
+        dtype = getattr(torch, name)
+        if dtype is torch.float16 and device.type == "cpu":
+            raise UserError("run.precision=float16 needs a GPU; on a CPU use auto, bfloat16 or float32")
+        return dtype
+    if device.type == "cpu":
+        # The fallback is for versions of torch that do not have this function.
+        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.bfloat16 if fast else torch.float32
+    supports_bfloat16 = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    if supports_bfloat16 and supports_bfloat16(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that tensors free, for the next tensors (glibc only).
+
+    By default it returns each large block to the system and requests the next one anew, which the system
+    clears page by page: on a CPU a convolution spends nearly half of its time that way.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        no_mmap, never = (-4, 0), (-1, 2**31 - 1)  # M_MMAP_MAX; M_TRIM_THRESHOLD in bytes
+        mallopt(*no_mmap)
+        mallopt(*never)
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed Python, NumPy and torch. `deterministic` also makes CUDA choose repeatable kernels (slower)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
+    return Compute(device, precision).autocast()
