@@ -8,7 +8,7 @@ import torch
 
 from utils import UserError
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 @contextlib.contextmanager
@@ -51,12 +51,23 @@ def load_checkpoint(path: Path) -> dict:
         checkpoint = None  # whatever the unpickler stumbled over: it is not one of our files
     if not isinstance(checkpoint, dict) or "format" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this project (or is damaged); use a run's best.pth")
+    if checkpoint["format"] == 1:
+        _upgrade(checkpoint)
     if checkpoint["format"] != CHECKPOINT_FORMAT:
         raise UserError(
             f"{path} has checkpoint format {checkpoint['format']}, this code reads {CHECKPOINT_FORMAT}; "
             "use the version of the code that wrote it"
         )
     return checkpoint
+
+
+def _upgrade(checkpoint: dict) -> None:
+    """Format 1 -> 2: one layer of the LSTM decoder has another name."""
+    states = [checkpoint["model"], checkpoint.get("training", {}).get("average") or {}]
+    for state in states:
+        for key in [key for key in state if "decoder.picture." in key or key.startswith("module.picture.")]:
+            state[key.replace("picture.", "project_image.")] = state.pop(key)
+    checkpoint["format"] = 2
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -1,15 +1,21 @@
-"""What every script uses: how it ends, and the indices of the special tokens."""
+"""What has no other home: how scripts end, choices by name, and the indices of the special tokens."""
 
+import difflib
+import importlib
 import os
+import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
-# Indices of <pad> <sos> <eos> <unk>: what data and models agree on without knowing each other.
+T = TypeVar("T")
+
+# Indices of <pad> <sos> <eos> <unk>, on which data and models agree without importing each other.
 PAD, SOS, EOS, UNK = range(4)
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: the thing, the place, the mend."""
+    """Something the user can fix. The message is one line: the thing, the place, the fix."""
 
 
 def run_script(main: Callable[[], int | None]) -> None:
@@ -23,6 +29,26 @@ def run_script(main: Callable[[], int | None]) -> None:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader (`| head`) has gone. Point stdout nowhere so that the interpreter's own flush is quiet.
+        # The reader (`| head`) is gone. Redirect stdout so that the interpreter's own flush does not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def look_up(choices: Mapping[str, T], name: str, key: str) -> T:
+    """`choices[name]`; a UserError that names the configuration's `key` if there is none."""
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{key}={name}: it must be one of {', '.join(choices)}{hint}")
+    return choices[name]
+
+
+def classes_in(package: str, path: Iterable[str], base: type[T]) -> dict[str, type[T]]:
+    """Import every module of a package; returns the classes derived from `base` in them by their `name`."""
+    found = {}
+    for info in pkgutil.iter_modules(path):
+        module = importlib.import_module(f"{package}.{info.name}")
+        for item in vars(module).values():
+            if isinstance(item, type) and issubclass(item, base) and item.__module__ == module.__name__:
+                found[item.name] = item
+    return found

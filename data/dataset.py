@@ -13,6 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from compute import Compute
 from data.features import FeatureGrids
 from data.transforms import ImageTransform, augment, read_image
 from data.vocab import Vocabulary
@@ -148,7 +149,7 @@ def leave_signals_to_parent(_worker: int) -> None:
 
 
 def make_loader(
-    dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, device: torch.device
+    dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, compute: Compute
 ) -> DataLoader:
     """Batches of `dataset`. Cached features are read in this process: there is nothing to compute."""
     return DataLoader(
@@ -156,7 +157,7 @@ def make_loader(
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=0 if dataset.features is not None else workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=compute.pins_memory,
         worker_init_fn=leave_signals_to_parent,
         generator=torch.Generator(),  # leaves torch's own generator, which a resume restores, alone
     )

@@ -76,3 +76,7 @@ class Vocabulary:
 
 def count_words(captions: Iterable[str]) -> Counter[str]:
     return Counter(word for caption in captions for word in tokenize(caption))
+
+
+def find_vocabulary(data, table) -> Vocabulary:
+    return Vocabulary.build(table.loc[table["split"] == "train", "caption"], data.min_freq)

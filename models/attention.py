@@ -7,7 +7,7 @@ from torch import nn
 class SoftAttention(nn.Module):
     """Additive attention: e_i = v . tanh(W a_i + U h), alpha = softmax(e), context = sum_i alpha_i a_i.
 
-    Bahdanau et al., 2015, as Show, Attend and Tell (Xu et al., 2015, section 3.1.2) uses it on images.
+    Bahdanau et al., 2015, as Show, Attend and Tell (Xu et al., 2015, section 3.1.2) applies it to images.
     """
 
     def __init__(self, cell_dim: int, hidden_dim: int, attention_dim: int):
@@ -17,17 +17,18 @@ class SoftAttention(nn.Module):
         self.score = nn.Linear(attention_dim, 1, bias=False)
 
     def forward(self, cells: torch.Tensor, keys: torch.Tensor, hidden: torch.Tensor):
-        """Look at the cells once.
+        """Attend once, for B = N K sequences; the K sequences of an image are neighbours and share its cells.
 
         Args:
-            cells: (B, L, D), what is looked at.
-            keys: (B, L, A), `self.key(cells)`; it does not depend on the words, so callers compute it once.
-            hidden: (B, H), the decoder's state.
+            cells: (N, L, D), what the context is the weighted mean of.
+            keys: (N, L, A), `self.key(cells)`; it does not depend on the words, so callers compute it once.
+            hidden: (B, H), the state of the decoder.
 
         Returns:
-            context (B, D) and alphas (B, L) that sum to one.
+            context (B, D), and alphas (B, L) that sum to one.
         """
-        energy = self.score(torch.tanh(keys + self.query(hidden).unsqueeze(1))).squeeze(2)
-        alphas = energy.float().softmax(dim=1)
-        context = torch.bmm(alphas.to(cells.dtype).unsqueeze(1), cells).squeeze(1)
-        return context, alphas
+        query = self.query(hidden).unflatten(0, (len(cells), -1)).unsqueeze(2)  # (N, K, 1, A)
+        energy = self.score(torch.tanh(keys.unsqueeze(1) + query)).squeeze(3)  # (N, K, L)
+        alphas = energy.float().softmax(dim=2)
+        context = torch.bmm(alphas.to(cells.dtype), cells)
+        return context.flatten(0, 1), alphas.flatten(0, 1)

@@ -1,24 +1,112 @@
-"""LSTMDecoder and AttentionDecoder: grids of features in, words out.
+"""The contract of the decoders, and what they have in common.
 
-Both offer one contract, and search knows nothing else of them:
+A decoder turns the grid of an image into words. Search, training and drawing know nothing else of it:
 
-    start(grid (N, L, C)) -> state, a NamedTuple of tensors whose first dimension is the sequence
+    start(grid (N, L, C)) -> state
     step(tokens (B,), state) -> logits (B, V), state, alphas (B, L) or None
     forward(grid, captions (M, T), image_index (M,)) -> logits (M, T - 1, V), alphas (M, T - 1, L) or None
 
-`forward` is teacher forcing: step by step it reads the caption's own words, and its logits at t are for the
-word t + 1. It equals repeated `step`, computed with everything outside the time loop that can be.
+`forward` is teacher forcing: it reads the reference captions, and its logits at t predict token t + 1. It
+equals repeated `step`, with all that does not depend on the previous word computed outside the time loop.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from models.attention import SoftAttention
+from config import DecoderConfig
 from models.embedding import OneHotWords, WordEmbedding
 from utils import PAD
+
+
+@dataclass(frozen=True)
+class DecoderState:
+    """What a decoder keeps between two steps, for B sequences that describe N images.
+
+    A decoder defines the two NamedTuples. What belongs to the image is computed once and never copied per
+    beam; what belongs to the sequence changes with every word.
+    """
+
+    image: NamedTuple  # tensors (N, ...)
+    sequence: NamedTuple  # tensors (B, ...)
+    image_index: torch.Tensor  # (B,) int64, the image that each sequence describes
+    is_even: bool  # whether each image has the same number of sequences, side by side
+
+    @classmethod
+    def first(cls, image: NamedTuple, sequence: NamedTuple) -> "DecoderState":
+        """One sequence per image."""
+        index = torch.arange(len(sequence[0]), device=sequence[0].device)
+        return cls(image, sequence, index, is_even=True)
+
+    def with_sequence(self, sequence: NamedTuple) -> "DecoderState":
+        """The same images, one step further."""
+        return replace(self, sequence=sequence)
+
+    def repeat(self, k: int) -> "DecoderState":
+        """K copies of each sequence, side by side."""
+        rows = torch.arange(len(self.image_index), device=self.image_index.device).repeat_interleave(k)
+        return self.select(rows.view(-1, k) if self.is_even else rows)
+
+    def select(self, rows: torch.Tensor) -> "DecoderState":
+        """The sequences with these numbers: (N, K), K of each image, or (B,), any of them in any order."""
+        is_even, rows = rows.dim() == 2, rows.flatten()
+        sequence = type(self.sequence)(*(x.index_select(0, rows) for x in self.sequence))
+        return DecoderState(self.image, sequence, self.image_index.index_select(0, rows), is_even)
+
+    def image_tensors(self) -> Sequence[torch.Tensor]:
+        """`image` with a row per image if each has equally many sequences, else with a row per sequence."""
+        if self.is_even:
+            return self.image
+        return [x.index_select(0, self.image_index) for x in self.image]
+
+
+class Decoder(nn.Module):
+    """Base class of the decoders in models/decoders/. It reads words; how it uses the grid is theirs."""
+
+    name: ClassVar[str]  # decoder.kind
+    attends: ClassVar[bool] = False  # whether `step` and `forward` return alphas
+
+    def __init__(self, grid_dim: int, vocab_size: int, config: DecoderConfig):
+        """
+        Args:
+            grid_dim: C, channels of the grid.
+            vocab_size: V, special tokens included.
+        """
+        super().__init__()
+        one_hot = config.embeddings == "one_hot"
+        self.embedding = OneHotWords(vocab_size) if one_hot else WordEmbedding(vocab_size, config.embed_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        # Whole words are dropped first, then single numbers of the words that are left.
+        self.input_dropout = nn.Sequential(nn.Dropout1d(config.word_dropout), self.dropout)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (...) -> word vectors (..., E), with dropout in training."""
+        return self.input_dropout(self.embedding(tokens))
+
+    def start(self, grid: torch.Tensor) -> DecoderState:
+        """The state before the first word."""
+        raise NotImplementedError
+
+    def step(self, tokens: torch.Tensor, state: DecoderState):
+        """Read one token (B,); returns logits (B, V), the new state, and alphas (B, L) or None."""
+        raise NotImplementedError
+
+    def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
+        """Teacher forcing; returns logits (M, T - 1, V), and alphas (M, T - 1, L) or None."""
+        raise NotImplementedError
+
+    @property
+    def critic_dim(self) -> int:
+        """The size of `critic_input`."""
+        raise NotImplementedError
+
+    def critic_input(self, state: DecoderState) -> torch.Tensor:
+        """What actor-critic training predicts the reward from: (B, critic_dim)."""
+        raise NotImplementedError
 
 
 class WordOutput(nn.Module):
@@ -26,9 +114,9 @@ class WordOutput(nn.Module):
 
     def __init__(self, hidden_dim: int, embedding: WordEmbedding | OneHotWords, tie: bool):
         super().__init__()
-        words, embed_dim = embedding.num_embeddings, embedding.embedding_dim
+        vocab_size, embed_dim = embedding.num_embeddings, embedding.embedding_dim
         self.project = nn.Linear(hidden_dim, embed_dim) if tie else nn.Identity()
-        self.score = nn.Linear(embed_dim if tie else hidden_dim, words)
+        self.score = nn.Linear(embed_dim if tie else hidden_dim, vocab_size)
         if tie:
             self.score.weight = embedding.weight
         nn.init.zeros_(self.score.bias)
@@ -55,148 +143,6 @@ def unpack(like: PackedSequence, data: torch.Tensor, steps: int) -> torch.Tensor
 def open_forget_gate(bias: torch.Tensor) -> None:
     """Start the forget gate of an LSTM with bias 1 (Jozefowicz et al., 2015).
 
-    With bias 0 half of the image would be forgotten at each word, until training has learned not to.
+    With bias 0 the gate halves the state at every word until training has learned to keep it.
     """
     bias.chunk(4)[1].fill_(1.0)
-
-
-class LSTMState(NamedTuple):
-    hidden: torch.Tensor  # (B, layers, H)
-    cell: torch.Tensor  # (B, layers, H)
-
-
-class LSTMDecoder(nn.Module):
-    """The image is the first word an LSTM reads (Show and Tell: Vinyals et al., 2015)."""
-
-    def __init__(
-        self,
-        grid_dim: int,
-        words: int,
-        embed_dim: int,
-        hidden_dim: int,
-        layers: int,
-        dropout: float,
-        tie: bool,
-        one_hot: bool = False,
-        word_dropout: float = 0.0,
-    ):
-        super().__init__()
-        self.embedding = OneHotWords(words) if one_hot else WordEmbedding(words, embed_dim)
-        embed_dim = self.embedding.embedding_dim
-        self.image = nn.Sequential(nn.Linear(grid_dim, embed_dim), nn.LayerNorm(embed_dim))
-        self.dropout = nn.Dropout(dropout)
-        self.hear = nn.Sequential(nn.Dropout1d(word_dropout), self.dropout)  # not all words, nor all of one
-        self.lstm = nn.LSTM(
-            embed_dim, hidden_dim, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0
-        )
-        for name, bias in self.lstm.named_parameters():
-            if name.startswith("bias_ih"):
-                open_forget_gate(bias)
-        self.output = WordOutput(hidden_dim, self.embedding, tie)
-
-    def start(self, grid: torch.Tensor) -> LSTMState:
-        """The state after the image. What would be said there is `<sos>`, a constant, so not computed."""
-        _, (hidden, cell) = self.lstm(self.image(grid.mean(dim=1)).unsqueeze(1))
-        return LSTMState(hidden.transpose(0, 1), cell.transpose(0, 1))
-
-    def step(self, tokens: torch.Tensor, state: LSTMState):
-        memory = tuple(x.transpose(0, 1).contiguous() for x in state)
-        out, (hidden, cell) = self.lstm(self.hear(self.embedding(tokens)).unsqueeze(1), memory)
-        return (
-            self.output(self.dropout(out[:, 0])),
-            LSTMState(hidden.transpose(0, 1), cell.transpose(0, 1)),
-            None,
-        )
-
-    def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
-        inputs = pack_inputs(captions, lambda tokens: self.hear(self.embedding(tokens)))
-        memory = tuple(x[image_index].transpose(0, 1).contiguous() for x in self.start(grid))
-        out, _ = self.lstm(inputs, memory)
-        return unpack(inputs, self.output(self.dropout(out.data)), captions.shape[1] - 1), None
-
-
-class AttentionState(NamedTuple):
-    hidden: torch.Tensor  # (B, H)
-    memory: torch.Tensor  # (B, H), the LSTM's cell
-    cells: torch.Tensor  # (B, L, D), the grid as attention reads it
-    keys: torch.Tensor  # (B, L, A)
-
-
-class AttentionDecoder(nn.Module):
-    """Show, Attend and Tell (Xu et al., 2015), soft attention with the gate beta and the deep output layer.
-
-    The grid is projected to the LSTM's size once per image, so the time loop never touches C channels.
-    """
-
-    def __init__(
-        self,
-        grid_dim: int,
-        words: int,
-        embed_dim: int,
-        hidden_dim: int,
-        attention_dim: int,
-        dropout: float,
-        tie: bool,
-        one_hot: bool = False,
-        word_dropout: float = 0.0,
-    ):
-        super().__init__()
-        self.embedding = OneHotWords(words) if one_hot else WordEmbedding(words, embed_dim)
-        embed_dim = self.embedding.embedding_dim
-        self.dropout = nn.Dropout(dropout)
-        self.hear = nn.Sequential(nn.Dropout1d(word_dropout), self.dropout)  # not all words, nor all of one
-        self.cells = nn.Sequential(nn.Linear(grid_dim, hidden_dim), nn.LayerNorm(hidden_dim))
-        self.init = nn.Linear(hidden_dim, 2 * hidden_dim)
-        self.attention = SoftAttention(hidden_dim, hidden_dim, attention_dim)
-        self.gate = nn.Linear(hidden_dim, hidden_dim)
-        # The LSTM's four gates read the word, the context and the last state; the words' part is computed for
-        # all steps at once.
-        self.from_word = nn.Linear(embed_dim, 4 * hidden_dim)
-        open_forget_gate(self.from_word.bias)
-        self.from_context = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
-        self.from_hidden = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
-        self.deep = nn.Linear(2 * hidden_dim + embed_dim, hidden_dim)
-        self.output = WordOutput(hidden_dim, self.embedding, tie)
-
-    def start(self, grid: torch.Tensor) -> AttentionState:
-        cells = self.dropout(self.cells(grid))
-        hidden, memory = torch.tanh(self.init(cells.mean(dim=1))).chunk(2, dim=1)
-        return AttentionState(hidden, memory, cells, self.attention.key(cells))
-
-    def step(self, tokens: torch.Tensor, state: AttentionState):
-        words = self.hear(self.embedding(tokens))
-        hidden, memory, context, alphas = self.advance(
-            self.from_word(words), state.hidden, state.memory, state.cells, state.keys
-        )
-        return self.speak(hidden, context, words), state._replace(hidden=hidden, memory=memory), alphas
-
-    def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
-        inputs = pack_inputs(captions, lambda tokens: self.hear(self.embedding(tokens)))
-        from_words = self.from_word(inputs.data)
-        state = self.start(grid)
-        hidden, memory, cells, keys = (x.index_select(0, image_index[inputs.sorted_indices]) for x in state)
-        hiddens, contexts, alphas, at = [], [], [], 0
-        for active in inputs.batch_sizes.tolist():  # the captions that are not over yet: the first ones
-            hidden, memory, context, alpha = self.advance(
-                from_words[at : at + active], hidden[:active], memory[:active], cells[:active], keys[:active]
-            )
-            hiddens.append(hidden)
-            contexts.append(context)
-            alphas.append(alpha)
-            at += active
-        logits = self.speak(torch.cat(hiddens), torch.cat(contexts), inputs.data)
-        steps = captions.shape[1] - 1
-        return unpack(inputs, logits, steps), unpack(inputs, torch.cat(alphas), steps)
-
-    def advance(self, from_words, hidden, memory, cells, keys):
-        """One step of attention and LSTM; `from_words` (B, 4H) is the words' part of the gates' input."""
-        context, alphas = self.attention(cells, keys, hidden)
-        context = torch.sigmoid(self.gate(hidden)) * context
-        gates = from_words + self.from_context(context) + self.from_hidden(hidden)
-        write, forget, read, value = gates.chunk(4, dim=1)
-        memory = torch.sigmoid(forget) * memory + torch.sigmoid(write) * torch.tanh(value)
-        return torch.sigmoid(read) * torch.tanh(memory), memory, context, alphas
-
-    def speak(self, hidden: torch.Tensor, context: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """The deep output layer (equation 7): state, context and last word -> logits."""
-        return self.output(self.dropout(torch.tanh(self.deep(torch.cat([hidden, context, words], dim=1)))))

@@ -1,30 +1,31 @@
-"""CaptionModel: encoder and decoder as one; build it, save it, load it, caption with it."""
+"""CaptionModel, encoder and decoder as one: build it, put it into a checkpoint, get it back."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-from config import Config, make_config
-from files import CHECKPOINT_FORMAT, load_checkpoint
-from models.decoder import AttentionDecoder, LSTMDecoder
+from config import Config
+from files import CHECKPOINT_FORMAT
+from models.decoder import Decoder
+from models.decoders import DECODERS
 from models.encoder import EncoderCNN, input_size
 from models.search import Captions, SearchOptions, search
-from utils import UserError
+from utils import UserError, look_up
 
 
 class CaptionModel(nn.Module):
     """Images, or their cached grids, in; words out."""
 
-    def __init__(self, encoder: EncoderCNN, decoder: nn.Module):
+    def __init__(self, encoder: EncoderCNN, decoder: Decoder):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
+        # Whether torchvision has these very encoder weights by name: then a checkpoint only names them.
+        self.has_named_encoder = False
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) -> grid (N, L, C); what is a grid already (from the cache) stays one."""
+        """Images (N, 3, H, W) -> grid (N, L, C); a grid from the cache is returned as it is, in float32."""
         return self.encoder(images) if images.dim() == 4 else images.float()
 
     def forward(self, images: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
@@ -36,33 +37,33 @@ class CaptionModel(nn.Module):
         return search(self.decoder, self.grid(images), options)
 
 
-def build_model(config: Config, words: int, weights: str | None = None) -> CaptionModel:
-    """A new model for a vocabulary of `words`; `weights` instead of the configuration's, if given.
+def build_model(config: Config, vocab_size: int, weights: str | None = None) -> CaptionModel:
+    """A new model.
 
-    A file of word vectors is not read here: only training from the start does that, a checkpoint has them.
+    A file of word vectors is not read here: a checkpoint has the vectors, so only a new training reads it.
+
+    Args:
+        weights: encoder weights to use instead of those of the configuration.
+
+    Raises:
+        UserError: there is no such decoder or encoder stage, or the weights cannot be loaded.
     """
     e, d = config.encoder, config.decoder
+    kind = look_up(DECODERS, d.kind, "decoder.kind")
     size = e.image_size or input_size(e.name, e.weights)
     encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune, size)
-    last = (d.dropout, d.tie_embeddings, d.embeddings == "one_hot", d.word_dropout)
-    if d.kind == "lstm":
-        decoder = LSTMDecoder(encoder.dim, words, d.embed_dim, d.hidden_dim, d.layers, *last)
-    else:
-        decoder = AttentionDecoder(encoder.dim, words, d.embed_dim, d.hidden_dim, d.attention_dim, *last)
+    decoder = kind(encoder.dim, vocab_size, d)
     decoder.embedding.requires_grad_(not d.freeze_embeddings)
-    return CaptionModel(encoder, decoder)
-
-
-def stores_encoder(config: Config) -> bool:
-    """Whether a checkpoint holds the encoder: not if it is frozen and torchvision gives it back by name."""
-    downloadable = config.encoder.weights in get_model_weights(config.encoder.name).__members__
-    return not (config.encoder.fine_tune == "none" and downloadable)
+    model = CaptionModel(encoder, decoder)
+    is_named = (weights or e.weights) in get_model_weights(e.name).__members__
+    model.has_named_encoder = is_named and not encoder.trained
+    return model
 
 
 def pack_model(model: CaptionModel, config: Config, words: list[str], transform: dict) -> dict:
     """All that captioning needs, as plain types and tensors."""
     state = model.state_dict()
-    if not stores_encoder(config):
+    if model.has_named_encoder:
         state = {key: value for key, value in state.items() if not key.startswith("encoder.")}
     return {
         "format": CHECKPOINT_FORMAT,
@@ -74,45 +75,35 @@ def pack_model(model: CaptionModel, config: Config, words: list[str], transform:
     }
 
 
-@dataclass
-class LoadedModel:
-    """What a checkpoint holds, ready to use."""
+def unpack_model(checkpoint: dict, config: Config, path: Path) -> CaptionModel:
+    """The model that `pack_model` put into a checkpoint, on the CPU and in evaluation mode.
 
-    model: CaptionModel
-    config: Config
-    words: list[str]
-    transform: dict
-
-
-def load_model(path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
-    """The model of a checkpoint, in evaluation mode on the CPU, with overrides applied to its configuration.
+    Args:
+        config: the configuration of the checkpoint, which may have been overridden.
+        path: where the checkpoint is, for messages.
 
     Raises:
-        UserError: no checkpoint at `path`, or the encoder's weights cannot be had or are not those it was
-            trained with.
+        UserError: the weights do not fit `config`, or the encoder's cannot be loaded or are not those that
+            the model was trained with.
     """
-    return unpack_model(load_checkpoint(path), path, overrides)
-
-
-def unpack_model(checkpoint: dict, path: Path, overrides: Sequence[str] = ()) -> LoadedModel:
-    config = make_config(checkpoint["config"], overrides, str(path))
-    stored = any(key.startswith("encoder.") for key in checkpoint["model"])
-    # Random weights that the checkpoint's own replace at once, or those by name, which it names only.
+    state = checkpoint["model"]
+    stored = any(key.startswith("encoder.") for key in state)
+    # An encoder that is stored replaces random weights; one that is only named is loaded by that name.
     model = build_model(config, len(checkpoint["vocabulary"]), weights="none" if stored else None)
+    unexpected = (
+        f"{path}: its weights do not fit its configuration with these overrides; encoder.* and decoder.* are "
+        "part of the model and cannot be changed after training"
+    )
     try:
-        result = model.load_state_dict(checkpoint["model"], strict=False)
+        result = model.load_state_dict(state, strict=False)
     except RuntimeError:
-        raise UserError(
-            f"{path}: its weights do not fit its configuration with these overrides; encoder.* and decoder.* "
-            "are part of the model and cannot be changed after training"
-        ) from None
-    if [
-        key for key in result.missing_keys if stored or not key.startswith("encoder.")
-    ] or result.unexpected_keys:
-        raise UserError(f"{path}: its weights do not fit its configuration with these overrides")
+        raise UserError(unexpected) from None
+    missing = [key for key in result.missing_keys if stored or not key.startswith("encoder.")]
+    if missing or result.unexpected_keys:
+        raise UserError(unexpected)
     if model.encoder.digest() != checkpoint["encoder_digest"]:
         raise UserError(
             f"{path}: the encoder's weights {config.encoder.weights} are not those it was trained with; "
-            "fetch the same weights, or train anew"
+            "use the same weights, or train again"
         )
-    return LoadedModel(model.eval(), config, checkpoint["vocabulary"], checkpoint["transform"])
+    return model.eval()

@@ -1,45 +1,44 @@
-"""Greedy, beam search and sampling: over `start` and `step`, whatever the decoder.
+"""Greedy search, beam search and sampling, for any decoder with `start` and `step`.
 
 All images and all beams are one batch; the only Python loop is over time.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from pydantic import Field
 
+from config import SearchConfig
+from models.decoder import Decoder, DecoderState
 from utils import EOS, PAD, SOS, UNK
 
 
-@dataclass(frozen=True)
-class SearchOptions:
-    beam: int = 5  # 1 is greedy
-    max_length: int = 30  # words
-    length_penalty: float = 0.7  # hypotheses are ranked by log-probability / length ** length_penalty
-    temperature: float = 0.0  # 0 searches; above 0 samples instead, one caption per image
-    top_k: int = 0  # sampling: only the k likeliest words; 0 for all
-    top_p: float = 1.0  # sampling: only the likeliest words that together have this probability
-    seed: int = 0  # sampling
+class SearchOptions(SearchConfig):
+    """The section `search` of the configuration, and the seed of sampling."""
+
+    seed: int = Field(0, ge=0, description="seed of sampling")
 
 
 class Captions(NamedTuple):
-    """K captions for each of N images, best first. `<unk>` never occurs: nobody wants to read it."""
+    """K captions for each of N images, best first. `<unk>` never occurs."""
 
     tokens: torch.Tensor  # (N, K, T) int64, the words and <eos>, then <pad>
     log_probs: torch.Tensor  # (N, K, T) natural logarithm of each token's probability; 0 for padding
-    scores: torch.Tensor  # (N, K) what the captions are ranked by; -inf where there was no K-th caption
-    attention: torch.Tensor | None  # (N, K, T, L) where each word looked, or None
+    scores: torch.Tensor  # (N, K) what the captions are ranked by; -inf where there is no K-th caption
+    attention: torch.Tensor | None  # (N, K, T, L) alphas of each word, or None
 
 
 @torch.inference_mode()
-def search(decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
+def search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
     """Caption the images behind `grid` (N, L, C) by beam search, or by sampling if there is a temperature."""
     if options.temperature > 0:
         return sample(decoder, grid, options)
     return beam_search(decoder, grid, options)
 
 
-def next_log_probs(decoder, tokens: torch.Tensor, state, must_end: bool, temperature: float = 1.0):
+def next_log_probs(
+    decoder: Decoder, tokens: torch.Tensor, state: DecoderState, must_end: bool, temperature: float = 1.0
+):
     """One step: log-probabilities (B, V) of what may come next (only <eos> if it must end), state, alphas."""
     logits, state, alphas = decoder.step(tokens, state)
     logits = logits.float() / temperature
@@ -50,28 +49,27 @@ def next_log_probs(decoder, tokens: torch.Tensor, state, must_end: bool, tempera
     return log_probs, state, alphas
 
 
-def beam_search(decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
-    """The K best captions of each image, as far as a beam of K can see.
+def beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
+    """The K best captions of each image that a beam of K finds.
 
-    A finished caption stays in its beam, competing by its score, until all K of an image are finished. With
-    K = 1 that is greedy search; with K at least the number of all sentences it is exhaustive. After
-    `max_length` words a caption has to end, whatever that costs it.
+    A finished caption keeps its place in the beam and competes by its score until all K of an image are
+    finished. K = 1 is greedy search; with K at least the number of all sentences the search is exhaustive. After `max_length` words a caption must end, whatever its score.
     """
     n, k, device = grid.shape[0], options.beam, grid.device
-    state = repeat(decoder.start(grid), k)
+    state = decoder.start(grid).repeat(k)
     tokens = torch.full((n * k,), SOS, device=device)
     first = torch.arange(n, device=device).unsqueeze(1) * k  # (N, 1): where each image's beams begin
     total = torch.full((n, k), -torch.inf, device=device)  # log-probability of each beam
-    total[:, 0] = 0  # all beams begin alike: only one may speak at first
+    total[:, 0] = 0  # at first all beams are the same, so only one of them counts
     length = torch.zeros(n, k, device=device)
     finished = torch.zeros(n, k, dtype=torch.bool, device=device)
     history = []  # per step: parents (N, K), tokens (N, K), log-probabilities (N, K), alphas (N, K, L)
 
     for t in range(options.max_length + 1):  # the words and <eos>
         log_probs, state, alphas = next_log_probs(decoder, tokens, state, must_end=t == options.max_length)
-        words = log_probs.shape[1]
-        log_probs = log_probs.view(n, k, words)
-        # A finished beam goes on in one way only: with padding, which costs nothing.
+        vocab_size = log_probs.shape[1]
+        log_probs = log_probs.view(n, k, vocab_size)
+        # A finished beam has one continuation: padding, with probability 1.
         log_probs = log_probs.masked_fill(finished.unsqueeze(2), -torch.inf)
         log_probs[:, :, PAD] = torch.where(finished, 0.0, -torch.inf)
 
@@ -79,14 +77,13 @@ def beam_search(decoder, grid: torch.Tensor, options: SearchOptions) -> Captions
         candidates = total.unsqueeze(2) + log_probs
         scores = candidates / longer.clamp(min=1).unsqueeze(2) ** options.length_penalty
         best = scores.flatten(1).topk(k, dim=1).indices
-        parent, token = best // words, best % words
+        parent, token = best // vocab_size, best % vocab_size
 
         history.append((parent, token, log_probs.flatten(1).gather(1, best), alphas))
         total = candidates.flatten(1).gather(1, best)
         length = longer.gather(1, parent)
         finished = finished.gather(1, parent) | (token == EOS)
-        rows = (first + parent).flatten()
-        state = type(state)(*(x.index_select(0, rows) for x in state))
+        state = state.select(first + parent)
         tokens = token.flatten()
         if (finished | total.isneginf()).all():
             break
@@ -97,13 +94,13 @@ def beam_search(decoder, grid: torch.Tensor, options: SearchOptions) -> Captions
 
 
 def trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int) -> Captions:
-    """Follow the parents from the last step to the first, for the beams (N, K) that are asked for."""
+    """Follow the parents from the last step to the first, for the wanted beams (N, K)."""
     tokens, log_probs, attention = [], [], []
     for parent, token, log_prob, alphas in reversed(history):
         tokens.append(token.gather(1, beam))
         log_probs.append(log_prob.gather(1, beam))
         beam = parent.gather(1, beam)
-        if alphas is not None:  # computed before the beams were reordered, so they belong to the parents
+        if alphas is not None:  # they were computed before the beams were reordered: the parents' rows
             alphas = alphas.view(n, k, -1)
             attention.append(alphas.gather(1, beam.unsqueeze(2).expand(-1, -1, alphas.shape[2])))
     tokens = torch.stack(tokens[::-1], dim=2)
@@ -116,11 +113,11 @@ def trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int
     )
 
 
-def sample(decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
+def sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
     """One caption per image, each word drawn from the model's distribution.
 
     `temperature` sharpens (below 1) or flattens it, `top_k` and `top_p` (nucleus sampling: Holtzman et al.,
-    2020) cut its tail off. The same seed draws the same captions from the same batch.
+    2020) cut off its tail. The same seed draws the same captions from the same batch.
     """
     n, device = grid.shape[0], grid.device
     random = torch.Generator(device).manual_seed(options.seed)
@@ -161,8 +158,3 @@ def cut_tail(log_probs: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
         beyond = ordered.cumsum(dim=1) - ordered >= top_p  # the likeliest word is never beyond
         log_probs = log_probs.masked_fill(beyond.scatter(1, index, beyond), -torch.inf)
     return log_probs
-
-
-def repeat(state, times: int):
-    """Each sequence of a state `times` times, side by side."""
-    return type(state)(*(x.repeat_interleave(times, dim=0) for x in state))

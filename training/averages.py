@@ -1,26 +1,33 @@
 """Running means of what a training step reports."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 
+from compute import Compute
+
 
 class Averages:
-    """Running sums of the reported figures, kept in float64 on the device: reading them is what syncs."""
+    """Running sums of the reported figures, in float64 on the device; only reading them waits for it."""
 
-    names: tuple[str, ...]  # the fields of a loss that are added up
+    names: tuple[str, ...]  # the sums of a loss that are added up
 
-    def __init__(self, device: torch.device, sums: list[float] | None = None):
-        self.sums = torch.tensor(sums or [0.0] * len(self.names), dtype=torch.float64, device=device)
+    def __init__(self, compute: Compute, sums: list[float] | None = None):
+        self.compute = compute
+        self.sums = torch.tensor(sums or [0.0] * len(self.names), dtype=torch.float64, device=compute.device)
 
-    def add(self, loss: NamedTuple) -> None:
-        self.sums += torch.stack([getattr(loss, name).double() for name in self.names])
+    def add(self, sums: Mapping[str, torch.Tensor]) -> None:
+        self.sums += torch.stack([sums[name].double() for name in self.names])
+
+    def totals(self) -> dict[str, float]:
+        """The sums over all processes, by name."""
+        return dict(zip(self.names, self.compute.sum(self.sums).tolist(), strict=True))
 
     def read(self) -> dict[str, float]:
-        """The means since the beginning, by the log's names without their prefix."""
+        """The means so far, by the log's names without their prefix."""
         raise NotImplementedError
 
     @staticmethod
     def text(figures: dict[str, float]) -> str:
-        """The figures that a person watches, in a few words."""
+        """The figures that matter most, in a few words."""
         raise NotImplementedError

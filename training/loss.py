@@ -1,20 +1,10 @@
 """Cross entropy over real tokens, and Show, Attend and Tell's regulariser."""
 
-from typing import NamedTuple
-
 import torch
 
 from training.averages import Averages
+from training.objective import Loss, Term
 from utils import PAD
-
-
-class CaptionLoss(NamedTuple):
-    """`objective` is what is minimised; the rest is what is reported, summed so that batches add up."""
-
-    objective: torch.Tensor  # scalar, smoothed and regularised, mean per token
-    nll: torch.Tensor  # scalar, sum of -log p(word) in nats: perplexity is exp(nll / tokens)
-    top5: torch.Tensor  # scalar, tokens whose word is among the five likeliest
-    tokens: torch.Tensor  # scalar, words and <eos>; padding never counts
 
 
 def caption_loss(
@@ -23,8 +13,8 @@ def caption_loss(
     alphas: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
     attention_weight: float = 0.0,
-) -> CaptionLoss:
-    """Loss of teacher forcing.
+) -> Loss:
+    """Loss of teacher forcing. It reports what TokenAverages adds up.
 
     Args:
         logits: (M, T - 1, V); logits at t are for the caption's token t + 1.
@@ -33,33 +23,39 @@ def caption_loss(
         label_smoothing: share of the target's probability that is spread evenly over all words (Szegedy et
             al., 2016).
         attention_weight: weight of the doubly stochastic regulariser, (1 - sum over steps of alpha)^2 (Xu et
-            al., 2015, equation 14); its mean over cells, where the paper sums, since the cross entropy is
-            the mean over tokens, where the paper sums: else it would force attention to be even.
+            al., 2015, equation 14). The paper sums it over cells, beside a cross entropy summed over tokens;
+            here both are means. Summed beside a mean, it would force attention to be uniform.
     """
     targets = captions[:, 1:]
-    real = targets != PAD
-    log_probs = logits[real].float().log_softmax(dim=1)
-    target = log_probs.gather(1, targets[real].unsqueeze(1))
-    nll, tokens = -target.sum(), real.sum()
-    objective = (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=1).sum()
-    objective = objective / tokens
+    is_token = targets != PAD
+    log_probs = logits[is_token].float().log_softmax(dim=1)
+    target = log_probs.gather(1, targets[is_token].unsqueeze(1))
+    nll, tokens = -target.sum(), is_token.sum()
+    smoothed = (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=1).sum()
+    terms = [Term(smoothed, tokens)]
     if alphas is not None and attention_weight:
-        objective = objective + attention_weight * (1 - alphas.sum(dim=1)).square().mean()
+        deviation = (1 - alphas.sum(dim=1)).square()  # (M, L)
+        count = torch.tensor(deviation.numel(), device=deviation.device)
+        terms.append(Term(deviation.sum(), count, attention_weight))
     with torch.no_grad():
         top5 = ((log_probs > target).sum(dim=1) < 5).sum()
-    return CaptionLoss(objective, nll.detach(), top5, tokens)
+    return Loss(terms, {"nll": nll.detach(), "top5": top5, "tokens": tokens})
 
 
 class TokenAverages(Averages):
-    """Means over tokens."""
+    """Means over tokens: words and <eos>; padding never counts.
+
+    The sums are of -log p(word) in nats, of words among the five most likely ones, and of tokens.
+    """
 
     names = ("nll", "top5", "tokens")
 
     def read(self) -> dict[str, float]:
-        """`loss` (nats per token), `perplexity` and `top5` (share of tokens) since the beginning."""
-        nll, top5, tokens = self.sums.tolist()
-        loss = nll / max(tokens, 1)
-        return {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "top5": top5 / max(tokens, 1)}
+        """`loss` (nats per token), `perplexity` and `top5` (share of tokens) so far."""
+        sums = self.totals()
+        tokens = max(sums["tokens"], 1)
+        loss = sums["nll"] / tokens
+        return {"loss": loss, "perplexity": float(torch.tensor(loss).exp()), "top5": sums["top5"] / tokens}
 
     @staticmethod
     def text(figures: dict[str, float]) -> str:

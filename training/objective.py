@@ -1,53 +1,76 @@
-"""The contract between the training loop and what a step optimises."""
+"""The contract between the training loop and what a step minimises."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
+from torch import nn
 
-from compute import autocast
+from compute import Compute
 from config import Config
-from data.dataset import Batch
+from data.dataset import Batch, Flickr8kDataset
 from models.model import CaptionModel
 from training.averages import Averages
 
 
-class Objective:
-    """What one training step minimises: cross_entropy.py, self_critical.py, actor_critic.py."""
+class Term(NamedTuple):
+    """One summand of a loss, `weight * sum / count`, so that the parts of a batch add up to the whole."""
 
-    averages: type[Averages]  # adds up what `loss` returns
+    sum: torch.Tensor  # scalar, with a gradient
+    count: torch.Tensor  # scalar, how many tokens, captions, … the sum is over
+    weight: float = 1.0
 
-    def __init__(self, model: CaptionModel, config: Config, device: torch.device, precision: torch.dtype):
-        self.model, self.config, self.device, self.precision = model, config, device, precision
-        # Of what is trained besides the model; each group has its `peak` learning rate.
+
+@dataclass(frozen=True)
+class Loss:
+    """What a step minimises, and what it reports."""
+
+    terms: Sequence[Term]
+    sums: Mapping[str, torch.Tensor]  # scalars without a gradient, which an Averages adds up
+
+    def total(self, compute: Compute) -> torch.Tensor:
+        """The scalar to minimise: its gradient, averaged over the processes, is that of the global batch."""
+        parts = [term.weight * (term.sum / compute.sum(term.count)) for term in self.terms]
+        total = sum(parts[1:], parts[0])
+        return total * compute.world_size if compute.world_size > 1 else total
+
+
+class Objective(nn.Module):
+    """What one training step minimises: the classes in training/objectives/. `forward` is the loss."""
+
+    name: ClassVar[str]  # train.objective
+    averages: ClassVar[type[Averages]]  # adds up what a loss reports
+    first_epoch: ClassVar[int] = 1  # 0: the model is validated before the first step
+
+    def __init__(self, model: CaptionModel, config: Config, compute: Compute, train_set: Flickr8kDataset):
+        super().__init__()
+        self.model, self.config, self.compute = model, config, compute
+        # For what is trained besides the model. Each group has its `peak` learning rate.
         self.optimizers: list[torch.optim.Optimizer] = []
 
-    def loss(self, batch: Batch, indices: Sequence[int], epoch: int) -> NamedTuple:
-        """What a batch costs the model.
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raise UserError where the configuration does not fit this objective."""
+
+    def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
+        """The loss of one batch.
 
         Args:
             indices: N, the numbers of the batch's images in the training set.
             epoch: from 1.
-
-        Returns:
-            A tuple with `objective`, the scalar to minimise, and what `averages` adds up.
         """
         raise NotImplementedError
 
-    def captions(self, batch: Batch) -> int:
+    def num_captions(self, batch: Batch) -> int:
         """How many captions a step learns from."""
         return len(batch.captions)
 
-    def autocast(self):
-        """Mixed precision. Sampling and what has a gradient need a context each: the weights that a context
-        has converted without a gradient would have none in the same context later."""
-        return autocast(self.device, self.precision)
-
-    def state_dict(self) -> dict:
+    def training_state(self) -> dict:
         """What a resume needs besides the model and its optimiser."""
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Undo of `state_dict`."""
-        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
+    def load_training_state(self, state: dict) -> None:
+        """Restore what `training_state` returned."""
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)

@@ -1,54 +1,38 @@
-"""One training step, whatever it optimises, and all the state that a resume has to bring back."""
+"""One training step for any objective, and all the state that a resume restores."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from compute import Compute
-from config import Config
 from data.dataset import Batch
 from models.model import CaptionModel
-from training.objective import Objective
+from training.objective import Loss, Objective
 from training.schedule import Schedule
 
 
 class Trainer:
-    """Model, optimiser, schedule, gradient scaler and moving average; `step` is the whole of one update."""
+    """Objective, optimisers, schedule, gradient scaler and moving average; `step` is one whole update."""
 
-    def __init__(
-        self,
-        model: CaptionModel,
-        objective: Objective,
-        config: Config,
-        steps_per_epoch: int,
-        device: torch.device,
-        precision: torch.dtype,
-    ):
-        self.compute = Compute(device, precision)
-        self.model, self.objective, self.config = model, objective, config.train
+    def __init__(self, objective: Objective, steps_per_epoch: int):
+        self.objective, self.model, self.compute = objective, objective.model, objective.compute
+        self.config = config = objective.config.train
         groups = [
-            {"params": [p for p in model.decoder.parameters() if p.requires_grad], "peak": self.config.lr},
-            {
-                "params": [p for p in model.encoder.parameters() if p.requires_grad],
-                "peak": self.config.encoder_lr,
-            },
+            {"params": [p for p in part.parameters() if p.requires_grad], "peak": peak}
+            for part, peak in ((self.model.decoder, config.lr), (self.model.encoder, config.encoder_lr))
         ]
         self.optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]],
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-            fused=True,
+            [g for g in groups if g["params"]], lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.optimizers = [self.optimizer, *objective.optimizers]
-        self.schedule = Schedule(self.config, steps_per_epoch)
+        self.schedule = Schedule(config, steps_per_epoch)
         # Only float16 overflows; for the others the scaler does nothing.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        # What the average is taken of: a frozen encoder is its own.
-        self.trained = model if model.encoder.trained else model.decoder
+        is_float16 = self.compute.precision is torch.float16
+        self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=is_float16)
+        # A frozen encoder is equal to its average, so only the decoder is averaged then.
+        self.trained = self.model if self.model.encoder.trained else self.model.decoder
         self.average = None
-        if self.config.average:
+        if config.average:
             self.average = AveragedModel(self.trained, multi_avg_fn=self.average_weights, use_buffers=True)
         self.steps = 0  # optimiser steps so far
 
@@ -62,7 +46,7 @@ class Trainer:
         return CaptionModel(self.model.encoder, self.average.module)
 
     def average_weights(self, averages: list, weights: list, steps: torch.Tensor) -> None:
-        """Exponential moving average that forgets the first, worst, steps faster."""
+        """Exponential moving average; the decay starts low, so that the first steps are forgotten soon."""
         n = int(steps)
         decay = min(self.config.average, (1 + n) / (10 + n))
         for average, weight in zip(averages, weights, strict=True):
@@ -71,16 +55,16 @@ class Trainer:
             else:
                 average.copy_(weight)
 
-    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> NamedTuple:
-        """Forward, backward, clip, update; `indices` and the result are the objective's."""
+    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
+        """Forward, backward, clip, update; for the arguments see Objective.forward."""
         factor = self.schedule.factor(self.steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
-        loss = self.objective.loss(batch, indices, epoch)
+        loss = self.objective(batch, indices, epoch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss.objective).backward()
+        self.scaler.scale(loss.total(self.compute)).backward()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
@@ -93,7 +77,7 @@ class Trainer:
         return loss
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """All that is trained: their gradient is clipped as one."""
+        """All that is trained. The gradient is clipped over all of them together."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         return [p for group in groups for p in group["params"]]
 
@@ -105,7 +89,7 @@ class Trainer:
         """Everything but the model's own weights, which the checkpoint holds under `model`."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state_dict(),
+            "objective": self.objective.training_state(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -115,8 +99,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        if "objective" in state:  # not in checkpoints from when cross entropy was the only one
-            self.objective.load_state_dict(state["objective"])
+        if "objective" in state:  # older checkpoints have none: cross entropy was the only one
+            self.objective.load_training_state(state["objective"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average and state["average"]:

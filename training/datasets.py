@@ -1,0 +1,69 @@
+"""From a configuration to datasets, which training and evaluation prepare alike."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import pandas as pd
+import torch
+
+from captioning import Captioner
+from data.dataset import Flickr8kDataset
+from data.features import FeatureGrids, cached_features
+
+
+def make_datasets(captioner: Captioner, table: pd.DataFrame, splits: Sequence[str]) -> list[Flickr8kDataset]:
+    """A dataset for each split, over cached features where the captioner's configuration caches them.
+
+    Only `train` is cut to data.max_length and captions_per_image, and only `train` is augmented.
+    """
+    config = captioner.config
+    features = _compute_features(captioner, table, splits) if config.caches_features else None
+    datasets = []
+    for split in splits:
+        training = {}
+        if split == "train":
+            training = {
+                "captions_per_image": config.data.captions_per_image,
+                "max_length": config.data.max_length,
+                "augment": config.data.augment if features is None else (),
+            }
+        vocabulary, folder, transform = captioner.vocabulary, config.data.images, captioner.transform
+        datasets.append(Flickr8kDataset(table, split, vocabulary, folder, transform, features, **training))
+    return datasets
+
+
+def _compute_features(captioner: Captioner, table: pd.DataFrame, splits: Sequence[str]) -> FeatureGrids:
+    """The encoder's features of the splits' images; those that the cache lacks are computed."""
+    config, compute, encoder = captioner.config, captioner.compute, captioner.model.encoder
+    images = table.loc[table["split"].isin(list(splits)), ["image", "split"]].drop_duplicates("image")
+    views = {}
+    if config.views > 1:
+        views = dict.fromkeys(images.loc[images["split"] == "train", "image"], config.views)
+
+    folded = cache(encoder.folded)  # not needed where all features are there
+
+    @torch.inference_mode()
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        [pixels] = compute.to_device(pixels)
+        with compute.autocast():
+            return folded()(captioner.transform.normalise(pixels))
+
+    identity = {
+        "encoder": config.encoder.name,
+        "weights": encoder.digest(),
+        "layer": config.encoder.layer,
+        "grid": config.encoder.grid,
+        "precision": str(compute.precision),
+        "device": compute.device.type,
+    }
+    return cached_features(
+        config.features.folder,
+        identity,
+        encode,
+        config.data.images,
+        images["image"].tolist(),
+        captioner.transform,
+        views=views,
+        augment=config.data.augment,
+        workers=config.data.workers,
+    )

@@ -1,0 +1,103 @@
+"""Advantage actor-critic (A2C; Mnih et al., 2016): a critic predicts the reward, word by word."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from compute import Compute
+from config import Config, RLConfig
+from data.dataset import Batch, Flickr8kDataset
+from models.model import CaptionModel
+from training.objective import Loss, Term
+from training.policy import PolicyAverages, PolicyObjective
+from utils import PAD
+
+
+class Critic(nn.Module):
+    """The decoder's state (P, F) when it chooses a word -> the return (P,) to expect."""
+
+    def __init__(self, input_dim: int, critic_dim: int):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(input_dim, critic_dim), nn.ReLU(), nn.Linear(critic_dim, 1))
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        return self.layers(state).squeeze(1)
+
+
+class ActorCriticAverages(PolicyAverages):
+    names = (*PolicyAverages.names, "critic_loss")
+
+    def read(self) -> dict[str, float]:
+        """PolicyAverages', and `critic_loss`, the mean squared error over tokens."""
+        sums = self.totals()
+        return {**super().read(), "critic_loss": sums["critic_loss"] / max(sums["tokens"], 1)}
+
+
+class ActorCritic(PolicyObjective):
+    """The captioner is the actor: words that are followed by more reward than expected become more likely.
+
+    The critic reads the decoder's states but does not train them: no gradient flows from it to the decoder.
+    """
+
+    name = "actor_critic"
+    averages = ActorCriticAverages
+
+    def __init__(self, model: CaptionModel, config: Config, compute: Compute, train_set: Flickr8kDataset):
+        super().__init__(model, config, compute, train_set)
+        rl = config.rl
+        self.critic = Critic(model.decoder.critic_dim, rl.critic_dim).to(compute.device)
+        groups = [{"params": list(self.critic.parameters()), "peak": rl.critic_lr}]
+        self.optimizers = [torch.optim.AdamW(groups, lr=rl.critic_lr, weight_decay=0.0, fused=True)]
+
+    def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
+        rl = self.config.rl
+        grid = self.grid(batch)
+        captions, states = self.sample(grid)
+        rewards = self.score(captions, indices)
+        is_token = captions[:, 1:] != PAD
+        expected = self.critic(states[is_token])
+        returns = discounted(prepare(rewards, rl), is_token, rl.gamma)[is_token]
+        critic_loss = (returns - expected).square().sum()
+
+        log_probs, entropy = self.log_probabilities(grid, captions)
+        actor_loss = -((returns - expected.detach()) * log_probs).sum()
+        bonus = entropy_weight(rl, epoch, self.config.train.epochs) * entropy.sum()
+        count, tokens = torch.tensor(len(captions), device=grid.device), is_token.sum()
+        sums = {
+            "reward": rewards.sum(),
+            "actor_loss": actor_loss.detach(),
+            "entropy": entropy.detach().sum(),
+            "captions": count,
+            "tokens": tokens,
+            "critic_loss": critic_loss.detach(),
+        }
+        return Loss([Term(actor_loss - bonus, count), Term(critic_loss, tokens, rl.value_weight)], sums)
+
+    def training_state(self) -> dict:
+        return {**super().training_state(), "critic": self.critic.state_dict()}
+
+    def load_training_state(self, state: dict) -> None:
+        super().load_training_state(state)
+        self.critic.load_state_dict(state["critic"])
+
+
+def prepare(rewards: torch.Tensor, rl: RLConfig) -> torch.Tensor:
+    """The rewards (M,) that the critic learns from: without the batch's mean, and clipped.
+
+    Each caption has an M-th part in that mean, which shortens the expected gradient by that part and no more.
+    """
+    if rl.batch_mean:
+        rewards = rewards - rewards.mean()
+    return rewards.clamp(-rl.reward_clip, rl.reward_clip) if rl.reward_clip else rewards
+
+
+def discounted(rewards: torch.Tensor, is_token: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Returns (M, T): the reward (M,) of a caption at its last token, times `gamma` for each token before."""
+    tokens_to_come = is_token.flip(1).cumsum(dim=1).flip(1) - 1
+    return rewards.unsqueeze(1) * gamma**tokens_to_come
+
+
+def entropy_weight(rl: RLConfig, epoch: int, epochs: int) -> float:
+    """The weight of the entropy bonus: annealed, it falls in equal steps to an E-th in the last epoch, E."""
+    return rl.entropy_weight * ((epochs - epoch + 1) / epochs if rl.anneal_entropy else 1.0)

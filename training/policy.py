@@ -1,0 +1,105 @@
+"""What the policy-gradient objectives have in common: they learn from the scores of captions they sample."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from compute import Compute
+from config import Config
+from data.dataset import Batch, Flickr8kDataset
+from metrics.rewards import Rewards
+from models.model import CaptionModel
+from training.averages import Averages
+from training.objective import Objective
+from training.rollout import Rollout, log_probabilities, rollout
+from utils import SOS, UserError
+
+
+class PolicyAverages(Averages):
+    """Means over sampled captions, and over tokens (words and <eos>) where a figure belongs to a token."""
+
+    names = ("reward", "actor_loss", "entropy", "captions", "tokens")
+
+    def read(self) -> dict[str, float]:
+        """`reward` (before any baseline) and `actor_loss` per caption, `entropy` in nats per token."""
+        sums = self.totals()
+        captions, tokens = max(sums["captions"], 1), max(sums["tokens"], 1)
+        return {
+            "reward": sums["reward"] / captions,
+            "actor_loss": sums["actor_loss"] / captions,
+            "entropy": sums["entropy"] / tokens,
+        }
+
+    @staticmethod
+    def text(figures: dict[str, float]) -> str:
+        return "reward {reward:.3f}, entropy {entropy:.2f}".format(**figures)
+
+
+class PolicyObjective(Objective):
+    """Samples captions, scores them, and computes how likely they are.
+
+    Sampling and the log-probabilities run without dropout. Otherwise the second pass would draw other masks
+    than the first, and its probabilities would not be those of the policy that sampled, whose gradient is
+    estimated. It is also the policy that will caption images.
+    """
+
+    first_epoch = 0  # it starts from a trained model, and keeps nothing that scores lower than that
+
+    def __init__(self, model: CaptionModel, config: Config, compute: Compute, train_set: Flickr8kDataset):
+        super().__init__(model, config, compute, train_set)
+        captions, images = all_captions(train_set)
+        vocab_size = model.decoder.embedding.num_embeddings
+        self.rewards = Rewards(captions, images, vocab_size, config.rl.cider, config.rl.bleu)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        if config.train.init_from is None:
+            raise UserError(
+                f"train.objective={config.train.objective} starts from a trained model; set train.init_from "
+                "to the best.pth of a run with train.objective=cross_entropy"
+            )
+        if not config.rl.cider and not config.rl.bleu:
+            raise UserError("rl.cider and rl.bleu are both 0: there is nothing to reward")
+
+    def num_captions(self, batch: Batch) -> int:
+        return len(batch.images) * self.config.rl.samples
+
+    # Sampling and the pass with a gradient need an autocast context each: a context keeps the weights that it
+    # has converted, and those that it converted without a gradient stay without one.
+
+    def grid(self, batch: Batch) -> torch.Tensor:
+        """The grid (N, L, C) of a batch, with a gradient for a trained encoder. From here on: no dropout."""
+        self.model.eval()
+        [images] = self.compute.to_device(batch.images)
+        with self.compute.autocast():
+            return self.model.grid(images)
+
+    def sample(self, grid: torch.Tensor, greedy: bool = False) -> Rollout:
+        """rl.samples captions of each image; with `greedy`, the greedy one before them."""
+        rl, decoder = self.config.rl, self.model.decoder
+        with self.compute.autocast():
+            return rollout(
+                decoder, grid.detach(), rl.samples, self.config.search.max_length, rl.temperature, greedy
+            )
+
+    def log_probabilities(
+        self, grid: torch.Tensor, captions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See training/rollout.py."""
+        with self.compute.autocast():
+            return log_probabilities(self.model.decoder, grid, captions, self.config.rl.temperature)
+
+    def score(self, captions: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
+        """The rewards (M,) of captions (M, T + 1), M / N of each of the N images with these numbers."""
+        images = np.repeat(np.asarray(indices), len(captions) // len(indices))
+        rewards = self.rewards(captions[:, 1:].cpu().numpy(), images)
+        return torch.from_numpy(rewards).to(captions.device, torch.float32)
+
+
+def all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Every caption of a split without <sos>, padded (R, T), and the image that each describes (R,)."""
+    lengths = np.diff(dataset.caption_start) - 1
+    captions = np.zeros((len(lengths), lengths.max()), np.int64)
+    captions[np.arange(captions.shape[1]) < lengths[:, None]] = dataset.tokens[dataset.tokens != SOS]
+    return captions, np.repeat(np.arange(len(dataset)), np.diff(dataset.image_start))

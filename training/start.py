@@ -1,0 +1,105 @@
+"""What a training starts from: nothing, a stopped run, or another run's model."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from captioning import Captioner
+from compute import Compute
+from config import Config, make_config
+from data.transforms import transform_for
+from data.vocab import find_vocabulary
+from files import load_checkpoint
+from models.decoders import DECODERS
+from models.model import build_model
+from training.objectives import OBJECTIVES
+from training.tensorboard import require_tensorboard
+from utils import UserError, look_up
+
+# Keys of the model that may differ from train.init_from's: they change how it is trained, not what it is.
+CHANGEABLE = ("encoder.fine_tune", "decoder.dropout", "decoder.word_dropout", "decoder.freeze_embeddings")
+
+
+def check(config: Config) -> None:
+    """Raise UserError for what would fail later, before anything that takes time."""
+    look_up(DECODERS, config.decoder.kind, "decoder.kind")
+    look_up(OBJECTIVES, config.train.objective, "train.objective").check(config)
+    if config.run.tensorboard:
+        require_tensorboard()
+
+
+def resumed(folder: Path, overrides: list[str]) -> tuple[Config, dict]:
+    """The configuration and the checkpoint of a stopped run, which may have been moved or renamed since."""
+    checkpoint = load_checkpoint(folder / "checkpoints.pth")
+    folder = folder if folder.name.strip(".") else folder.resolve()
+    here = [f"run.folder={folder.parent}", f"run.name={folder.name}"]
+    return make_config(checkpoint["config"], [*overrides, *here], str(folder)), checkpoint
+
+
+def with_model_of(config: Config, path: Path) -> tuple[Config, dict]:
+    """The configuration with the encoder and decoder of the checkpoint at `path`, and that checkpoint.
+
+    Raises:
+        UserError: there is no such checkpoint, or `config` sets a key of the model to another value.
+    """
+    checkpoint = load_checkpoint(path)
+    source = make_config(checkpoint["config"], source=str(path))
+    values = config.as_dict()
+    for section in ("encoder", "decoder"):
+        theirs = source.as_dict()[section]
+        for name in getattr(config, section).model_fields_set:
+            key, value = f"{section}.{name}", values[section][name]
+            if value != theirs[name] and key not in CHANGEABLE:
+                raise UserError(
+                    f"{key}={value} contradicts train.init_from={path}, whose model has {theirs[name]}; remove "
+                    f"{key}: the model comes from there"
+                )
+            theirs[name] = value
+        values[section] = theirs
+    checkpoint.pop("training", None)  # the state of that run, where `path` is its checkpoints.pth
+    return make_config(values), checkpoint
+
+
+def make_captioner(
+    config: Config, checkpoint: dict | None, table: pd.DataFrame, compute: Compute
+) -> Captioner:
+    """The model of `checkpoint`, or a new one for the training captions in `table`; says what it is."""
+    if checkpoint:
+        captioner = Captioner.from_checkpoint(checkpoint, config, Path("the checkpoint"), compute)
+    else:
+        captioner = _new_captioner(config, table, compute)
+    _describe(captioner)
+    return captioner
+
+
+def _new_captioner(config: Config, table: pd.DataFrame, compute: Compute) -> Captioner:
+    vocabulary = find_vocabulary(config.data, table)
+    encoder = config.encoder
+    transform = transform_for(encoder.name, encoder.weights, encoder.image_size)
+    model = build_model(config, len(vocabulary))
+    if vectors := config.decoder.vectors:
+        found = model.decoder.embedding.start_from(vectors, vocabulary.words)
+        print(f"embeddings: {found:,} of {len(vocabulary):,} words start from {vectors}")
+    if encoder.weights == "none" and encoder.fine_tune == "none":
+        print(
+            "warning: encoder.weights=none with encoder.fine_tune=none: the encoder is random and stays so; "
+            "set encoder.weights, or train it with encoder.fine_tune=all"
+        )
+    return Captioner(model.to(compute.device), vocabulary, transform, config, compute)
+
+
+def _describe(captioner: Captioner) -> None:
+    config, compute = captioner.config, captioner.compute
+    parameters = list(captioner.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = sum(p.numel() for p in parameters) - trained
+    print(
+        f"{config.run.name}: {config.encoder.name} + {config.decoder.kind} decoder, "
+        f"{len(captioner.vocabulary):,} words, {trained / 1e6:.1f} M parameters trained, "
+        f"{frozen / 1e6:.1f} M frozen, {str(compute.precision).removeprefix('torch.')} on {compute.device}"
+    )
+    if config.views < config.features.views:
+        print(
+            f"features.views={config.features.views} is ignored: views are made of cached features, and here "
+            "the encoder sees each image anew, augmented as data.augment says"
+        )

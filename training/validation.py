@@ -1,0 +1,44 @@
+"""A model on a split: the loss under teacher forcing, and its captions."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from captioning import Captioner
+from data.dataset import Batch, Flickr8kDataset, make_loader, ordered_batches
+from models.search import SearchOptions
+from progress import Progress
+from training.loss import TokenAverages, caption_loss
+
+
+@torch.inference_mode()
+def validation_loss(captioner: Captioner, dataset: Flickr8kDataset) -> dict[str, float]:
+    """`loss` (nats per token, no smoothing, no regulariser), `perplexity` and `top5` over all captions."""
+    compute = captioner.compute
+    captioner.model.eval()
+    averages = TokenAverages(compute)
+    for batch in _batches(captioner, dataset, "validation loss"):
+        images, captions, image_index = compute.to_device(batch.images, batch.captions, batch.image_index)
+        with compute.autocast():
+            logits, _ = captioner.model(images, captions, image_index)
+        averages.add(caption_loss(logits, captions).sums)
+    return averages.read()
+
+
+def caption_split(captioner: Captioner, dataset: Flickr8kDataset, options: SearchOptions) -> dict[str, str]:
+    """Image name -> caption, for every image of the split."""
+    texts = []
+    for batch in _batches(captioner, dataset, f"captions (beam {options.beam})"):
+        texts += captioner.texts(captioner.search(batch.images, options))
+    return dict(zip(dataset.names, texts, strict=True))
+
+
+def _batches(captioner: Captioner, dataset: Flickr8kDataset, title: str) -> Iterator[Batch]:
+    """The images of a split in order, with a progress bar."""
+    config = captioner.config
+    batches = ordered_batches(len(dataset), config.train.batch_size)
+    loader: Iterable[Batch] = make_loader(dataset, batches, config.data.workers, captioner.compute)
+    with Progress(len(batches), title, "batches", keep=False) as progress:
+        for batch in loader:
+            yield batch
+            progress.update()
