@@ -13,14 +13,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from compute import choose_device, choose_precision, seed_everything
+from captioning import Captioner
+from compute import seed_everything
 from data.captions import read_captions
 from data.dataset import make_loader, training_batches
-from data.transforms import ImageTransform
-from data.vocab import Vocabulary
 from files import newest_checkpoint
-from models.model import load_model
-from training.setup import make_datasets, make_objective
+from training.datasets import make_datasets
+from training.objectives import OBJECTIVES
 from training.trainer import Trainer
 from utils import run_script
 
@@ -42,30 +41,27 @@ def main() -> None:
     args = parse_arguments()
     checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
     objective = [f"train.objective={args.objective}", f"train.init_from={checkpoint}"]
-    loaded = load_model(checkpoint, [*args.overrides, *objective])
-    config, vocabulary = loaded.config, Vocabulary(loaded.words)
+    captioner = Captioner.load(checkpoint, [*args.overrides, *objective])
+    config, data = captioner.config, captioner.config.data
     seed_everything(config.run.seed)
-    device = choose_device(config.run.device)
-    machine = (device, choose_precision(config.run.precision, device))
-    model, transform = loaded.model.to(device), ImageTransform.from_dict(loaded.transform)
-    table = read_captions(config.data.captions)
-    [dataset] = make_datasets(config, table, ["train"], vocabulary, model, transform, *machine)
+    table = read_captions(data.captions, data.images, data.max_bad_rows)
+    [dataset] = make_datasets(captioner, table, ["train"])
 
     began = time.perf_counter()
-    objective = make_objective(config, model, dataset, len(vocabulary), *machine)
+    objective = OBJECTIVES[args.objective](captioner.model, config, captioner.compute, dataset)
     print(f"counting the references' n-grams, once: {time.perf_counter() - began:.2f} s")
     objective.rewards = scoring = Timed(objective.rewards)
-    trainer = Trainer(model, objective, config, args.steps, *machine)
+    trainer = Trainer(objective, args.steps)
     batches = training_batches(len(dataset), config.train.batch_size, config.run.seed, 1)[: args.steps + 1]
-    loader = make_loader(dataset, batches, config.data.workers, device)
+    loader = make_loader(dataset, batches, data.workers, captioner.compute)
     for step, (draws, batch) in enumerate(zip(batches, loader, strict=True)):
         if step == 1:  # the first one warms up
             scoring.seconds, began = 0.0, time.perf_counter()
         loss = trainer.step(batch, [index for index, _ in draws], epoch=1)
-        loss.objective.item()  # waits for the device
+        loss.sums["reward"].item()  # waits for the device
     seconds = time.perf_counter() - began
     print(
-        f"{args.steps} steps, {int(loss.captions)} captions of {config.train.batch_size} images each: "
+        f"{args.steps} steps, {int(loss.sums['captions'])} captions of {config.train.batch_size} images each: "
         f"{1000 * seconds / args.steps:.1f} ms a step, {1000 * scoring.seconds / args.steps:.1f} ms of it "
         f"({scoring.seconds / seconds:.1%}) scoring"
     )

@@ -53,7 +53,8 @@ def beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) ->
     """The K best captions of each image that a beam of K finds.
 
     A finished caption keeps its place in the beam and competes by its score until all K of an image are
-    finished. K = 1 is greedy search; with K at least the number of all sentences the search is exhaustive. After `max_length` words a caption must end, whatever its score.
+    finished. K = 1 is greedy search; with K at least the number of all sentences the search is exhaustive.
+    After `max_length` words a caption must end, whatever its score.
     """
     n, k, device = grid.shape[0], options.beam, grid.device
     state = decoder.start(grid).repeat(k)

@@ -7,15 +7,14 @@ import torch
 
 from config import load_config
 from data.dataset import collate, training_batches
-from data.transforms import transform_for
-from models.model import build_model
-from tests.conftest import write_dataset
-from train import find_data, find_vocabulary
-from training.setup import make_datasets, make_objective
+from tests.helpers import CPU, write_dataset
+from train import find_data
+from training.datasets import make_datasets
+from training.objectives import OBJECTIVES
+from training.start import make_captioner
 from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
-CPU, FLOAT = torch.device("cpu"), torch.float32
 SMALLEST = {"inception_v3": 128}  # pixels that leave more than one cell; 64 are enough for the others
 CONFIGS = [ROOT / "config.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 
@@ -45,13 +44,10 @@ def test_a_configuration_takes_a_training_step(data, path):
         ],
     )
     table = find_data(config)
-    vocabulary = find_vocabulary(config, table)
-    torch.manual_seed(0)
-    model = build_model(config, len(vocabulary))
-    transform = transform_for(name, "none", config.encoder.image_size)
-    (train_set,) = make_datasets(config, table, ["train"], vocabulary, model, transform, CPU, FLOAT)
-    objective = make_objective(config, model, train_set, len(vocabulary), CPU, FLOAT)
-    trainer = Trainer(model, objective, config, steps_per_epoch=1, device=CPU, precision=FLOAT)
+    captioner = make_captioner(config, None, table, CPU)
+    (train_set,) = make_datasets(captioner, table, ["train"])
+    objective = OBJECTIVES[config.train.objective](captioner.model, config, CPU, train_set)
+    trainer = Trainer(objective, steps_per_epoch=1)
     before = [parameter.clone() for parameter in trainer.parameters()]
 
     draws = training_batches(len(train_set), 2, 1, 1)[0]
@@ -59,7 +55,7 @@ def test_a_configuration_takes_a_training_step(data, path):
     loss = trainer.step(batch, [index for index, _ in draws], epoch=1)
 
     assert len(batch.captions) == 2 * min(config.data.captions_per_image, 2)
-    assert torch.isfinite(loss.objective)
+    assert torch.isfinite(loss.total(CPU))
     moved = [not torch.equal(a, b) for a, b in zip(before, trainer.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
 

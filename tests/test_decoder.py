@@ -1,60 +1,52 @@
-"""Both decoders keep one contract: start, step and forward say the same."""
+"""Every decoder keeps one contract: start, step and forward agree."""
 
 import pytest
 import torch
 
-from models.decoder import AttentionDecoder, LSTMDecoder
-
-WORDS, GRID = 11, 6
-
-
-def make(kind: str, tie: bool = True):
-    torch.manual_seed(0)
-    if kind == "attention":
-        return AttentionDecoder(GRID, WORDS, 8, 10, 7, dropout=0.5, tie=tie).eval()
-    return LSTMDecoder(GRID, WORDS, 8, 10, layers=2, dropout=0.5, tie=tie).eval()
+from models.decoders import DECODERS
+from tests.helpers import small_decoder
+from utils import EOS, PAD, SOS, UserError
 
 
 def batch():
     """Three images, four captions of different lengths in no order of length."""
-    torch.manual_seed(1)
-    grid = torch.randn(3, 9, GRID)
-    captions = torch.tensor([[1, 4, 5, 2, 0, 0], [1, 6, 7, 8, 9, 2], [1, 2, 0, 0, 0, 0], [1, 10, 4, 4, 2, 0]])
+    grid = torch.randn(3, 9, 6)
+    captions = torch.tensor([
+        [SOS, 4, 5, EOS, PAD, PAD],
+        [SOS, 6, 7, 8, 9, EOS],
+        [SOS, EOS, PAD, PAD, PAD, PAD],
+        [SOS, 10, 4, 4, EOS, PAD],
+    ])  # fmt: skip
     return grid, captions, torch.tensor([2, 0, 0, 1])
 
 
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("kind", ["attention", "lstm"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_forward_equals_repeated_step(kind, tie):
-    decoder = make(kind, tie)
+    decoder = small_decoder(kind, tie_embeddings=tie)
     grid, captions, image_index = batch()
     logits, alphas = decoder(grid, captions, image_index)
-    state = decoder.start(grid)
-    state = type(state)(*(x[image_index] for x in state))
+    state = decoder.start(grid).select(image_index)
     for t in range(captions.shape[1] - 1):
         step_logits, state, step_alphas = decoder.step(captions[:, t], state)
-        real = captions[:, t + 1] != 0
-        torch.testing.assert_close(logits[real, t], step_logits[real])
+        is_token = captions[:, t + 1] != PAD
+        torch.testing.assert_close(logits[is_token, t], step_logits[is_token])
         if alphas is not None:
-            torch.testing.assert_close(alphas[real, t], step_alphas[real])
+            torch.testing.assert_close(alphas[is_token, t], step_alphas[is_token])
 
 
-@pytest.mark.parametrize("kind", ["attention", "lstm"])
-def test_padding_changes_nothing(kind):
-    decoder = make(kind)
+def test_padding_changes_nothing(decoder):
     grid, captions, image_index = batch()
     logits, _ = decoder(grid, captions, image_index)
     wider = torch.nn.functional.pad(captions, (0, 5))
     wide, _ = decoder(grid, wider, image_index)
-    real = captions[:, 1:] != 0
-    torch.testing.assert_close(wide[:, : real.shape[1]][real], logits[real])
+    is_token = captions[:, 1:] != PAD
+    torch.testing.assert_close(wide[:, : is_token.shape[1]][is_token], logits[is_token])
     alone, _ = decoder(grid[2:], captions[:1, :4], torch.tensor([0]))
     torch.testing.assert_close(alone[0], logits[0, :3])
 
 
-@pytest.mark.parametrize("kind", ["attention", "lstm"])
-def test_a_word_is_predicted_from_the_words_before_it_alone(kind):
-    decoder = make(kind)
+def test_a_word_is_predicted_only_from_the_words_before_it(decoder):
     grid, captions, image_index = batch()
     logits, _ = decoder(grid, captions, image_index)
     changed = captions.clone()
@@ -64,9 +56,7 @@ def test_a_word_is_predicted_from_the_words_before_it_alone(kind):
     assert not torch.allclose(other[1, 3], logits[1, 3])
 
 
-@pytest.mark.parametrize("kind", ["attention", "lstm"])
-def test_a_caption_depends_on_its_own_image_alone(kind):
-    decoder = make(kind)
+def test_a_caption_depends_only_on_its_own_image(decoder):
     grid, captions, image_index = batch()
     logits, _ = decoder(grid, captions, image_index)
     grid[0] += 1
@@ -75,32 +65,69 @@ def test_a_caption_depends_on_its_own_image_alone(kind):
     assert not torch.allclose(other[1], logits[1])
 
 
-def test_attention_sums_to_one_over_the_cells_and_is_zero_on_padding():
-    decoder = make("attention")
+def test_a_decoder_that_attends_has_alphas_that_sum_to_one_and_are_zero_on_padding(decoder):
     grid, captions, image_index = batch()
     _, alphas = decoder(grid, captions, image_index)
-    real = captions[:, 1:] != 0
-    torch.testing.assert_close(alphas.sum(dim=2), real.float())
+    assert (alphas is not None) == decoder.attends
+    if alphas is not None:
+        torch.testing.assert_close(alphas.sum(dim=2), (captions[:, 1:] != PAD).float())
 
 
-def test_tied_embeddings_are_one_tensor():
-    decoder = make("attention")
+def test_beams_share_what_belongs_to_the_image(decoder):
+    grid, tokens = torch.randn(3, 9, 6), torch.tensor([4, 5, 6, 7, 8, 9])
+    first = decoder.start(grid)
+    state = first.repeat(2)
+    assert all(a is b for a, b in zip(state.image, first.image, strict=True))
+    logits, state, alphas = decoder.step(tokens, state)
+    # Beam 1 of each image takes the place of both: the image part stays as it is.
+    swapped = state.select(torch.tensor([[1, 1], [3, 3], [5, 5]]))
+    assert all(a is b for a, b in zip(swapped.image, first.image, strict=True))
+    next_logits, *_ = decoder.step(tokens, swapped)
+    for i, token in enumerate(tokens.tolist()):
+        alone = decoder.start(grid[i // 2 : i // 2 + 1])
+        expected, _, expected_alphas = decoder.step(torch.tensor([token]), alone)
+        torch.testing.assert_close(logits[i : i + 1], expected)
+        if alphas is not None:
+            torch.testing.assert_close(alphas[i : i + 1], expected_alphas)
+        _, alone, _ = decoder.step(tokens[i // 2 * 2 + 1].view(1), decoder.start(grid[i // 2 : i // 2 + 1]))
+        torch.testing.assert_close(next_logits[i : i + 1], decoder.step(torch.tensor([token]), alone)[0])
+
+
+def test_any_sequences_can_be_selected_in_any_order(decoder):
+    grid, rows = torch.randn(3, 9, 6), torch.tensor([5, 0, 3, 3])
+    tokens = torch.tensor([4, 5, 6, 7, 8, 9])
+    _, state, _ = decoder.step(tokens, decoder.start(grid).repeat(2))
+    expected, _, _ = decoder.step(tokens, state)
+    found, _, _ = decoder.step(tokens[rows], state.select(rows))
+    torch.testing.assert_close(found, expected[rows])
+
+
+def test_a_critic_reads_the_state_of_each_sequence(decoder):
+    state = decoder.start(torch.randn(3, 9, 6)).repeat(2)
+    assert decoder.critic_input(state).shape == (6, decoder.critic_dim)
+
+
+def test_tied_embeddings_are_one_tensor(decoder):
     assert decoder.output.score.weight is decoder.embedding.weight
 
 
-@pytest.mark.parametrize("kind", ["attention", "lstm"])
-def test_word_dropout_silences_whole_words_in_training_alone(kind):
-    kinds = {"attention": AttentionDecoder, "lstm": LSTMDecoder}
-    decoder = kinds[kind](GRID, WORDS, 8, 10, 1, dropout=0.0, tie=True, word_dropout=0.25)
+@pytest.mark.parametrize("kind", DECODERS)
+def test_word_dropout_removes_whole_words_in_training_alone(kind):
+    decoder = small_decoder(kind, dropout=0.0, word_dropout=0.25)
     words = torch.ones(1000, 6, 8)
-    heard = decoder.train().hear(words)
-    silent = (heard == 0).all(dim=2)
-    torch.testing.assert_close(heard[~silent], torch.full_like(heard[~silent], 1 / 0.75))
-    assert 0.2 < silent.float().mean() < 0.3
-    assert torch.equal(decoder.eval().hear(words), words)
+    kept = decoder.train().input_dropout(words)
+    removed = (kept == 0).all(dim=2)
+    torch.testing.assert_close(kept[~removed], torch.full_like(kept[~removed], 1 / 0.75))
+    assert 0.2 < removed.float().mean() < 0.3
+    assert torch.equal(decoder.eval().input_dropout(words), words)
 
 
 def test_forget_gates_start_open():
-    assert (make("attention").from_word.bias.chunk(4)[1] == 1).all()
-    lstm = make("lstm").lstm
+    assert (small_decoder("attention").from_word.bias.chunk(4)[1] == 1).all()
+    lstm = small_decoder("lstm", layers=2).lstm
     assert all((bias.chunk(4)[1] == 1).all() for bias in (lstm.bias_ih_l0, lstm.bias_ih_l1))
+
+
+def test_the_attention_decoder_refuses_a_second_layer():
+    with pytest.raises(UserError, match=r"decoder\.layers: the attention decoder has 1 layer"):
+        small_decoder("attention", layers=2)

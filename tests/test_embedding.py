@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from training.cross_entropy import CrossEntropy
 
 from config import make_config
 from data.dataset import Batch
@@ -10,8 +11,7 @@ from files import save_checkpoint
 from models.decoder import AttentionDecoder, LSTMDecoder
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
 from models.model import build_model, load_model, pack_model
-from tests.conftest import tiny
-from training.cross_entropy import CrossEntropy
+from tests.helpers import tiny
 from training.trainer import Trainer
 from utils import UserError
 

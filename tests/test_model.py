@@ -4,11 +4,12 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
+from captioning import Captioner
 from files import save_checkpoint
 from models.encoder import EncoderCNN
-from models.model import build_model, load_model, pack_model
+from models.model import build_model, pack_model
 from models.search import SearchOptions
-from tests.conftest import tiny
+from tests.helpers import CPU, tiny
 from utils import UserError
 
 WORDS = ["<pad>", "<sos>", "<eos>", "<unk>", "a", "dog"]
@@ -22,15 +23,19 @@ def save(tmp_path, config, model=None):
     return model
 
 
+def load(tmp_path, overrides=()) -> Captioner:
+    return Captioner.load(tmp_path / "best.pth", overrides, CPU)
+
+
 @pytest.mark.parametrize(
     "decoder", [{"kind": "attention"}, {"kind": "lstm", "layers": 2}, {"tie_embeddings": False}]
 )
 def test_a_checkpoint_is_the_whole_model(tmp_path, decoder):
     config = tiny(tmp_path, decoder=decoder)
     model = save(tmp_path, config).eval()
-    loaded = load_model(tmp_path / "best.pth")
-    assert loaded.words == WORDS
-    assert loaded.transform == TRANSFORM
+    loaded = load(tmp_path)
+    assert loaded.vocabulary.words == WORDS
+    assert loaded.transform.as_dict() == TRANSFORM
     assert loaded.config == config
     options = SearchOptions(beam=3, max_length=5)
     assert torch.equal(model.caption(IMAGES, options).tokens, loaded.model.caption(IMAGES, options).tokens)
@@ -52,7 +57,7 @@ def test_a_frozen_encoder_with_torchvisions_weights_is_recorded_by_name(tmp_path
     model = save(tmp_path, config).eval()
     kept = torch.load(tmp_path / "best.pth", weights_only=True)["model"]
     assert all(key.startswith("decoder.") for key in kept)
-    loaded = load_model(tmp_path / "best.pth")
+    loaded = load(tmp_path)
     assert torch.equal(loaded.model.encoder(IMAGES), model.encoder(IMAGES))
 
 
@@ -61,7 +66,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path, monkeypatch):
     save(tmp_path, tiny(tmp_path, encoder={"weights": "IMAGENET1K_V1"}))
     downloads(monkeypatch, 2)
     with pytest.raises(UserError, match="not those it was trained with"):
-        load_model(tmp_path / "best.pth")
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("fine_tune", ["none", "layer1"])
@@ -73,30 +78,30 @@ def test_weights_from_a_file_and_fine_tuned_ones_are_stored(tmp_path, monkeypatc
     model = save(tmp_path, tiny(tmp_path, encoder={"weights": name, "fine_tune": fine_tune})).eval()
     weights.unlink()
     downloads(monkeypatch, 2)
-    loaded = load_model(tmp_path / "best.pth")
+    loaded = load(tmp_path)
     assert torch.equal(loaded.model.encoder(IMAGES), model.encoder(IMAGES))
     # Saved again, by a resumed run say, it is still the whole model though the file is gone.
     save(tmp_path, loaded.config, loaded.model)
-    again = load_model(tmp_path / "best.pth")
+    again = load(tmp_path)
     assert torch.equal(again.model.encoder(IMAGES), model.encoder(IMAGES))
 
 
 def test_search_may_be_changed_after_training_but_not_the_model(tmp_path):
     save(tmp_path, tiny(tmp_path))
-    assert load_model(tmp_path / "best.pth", ["search.beam=7"]).config.search.beam == 7
+    assert load(tmp_path, ["search.beam=7"]).config.search.beam == 7
     with pytest.raises(UserError, match="part of the model"):
-        load_model(tmp_path / "best.pth", ["decoder.hidden_dim=32"])
+        load(tmp_path, ["decoder.hidden_dim=32"])
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(UserError, match="no checkpoint at"):
-        load_model(tmp_path / "best.pth")
+        load(tmp_path)
     (tmp_path / "best.pth").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a checkpoint"):
-        load_model(tmp_path / "best.pth")
+        load(tmp_path)
     save_checkpoint(tmp_path / "best.pth", {"format": 99})
     with pytest.raises(UserError, match="format 99"):
-        load_model(tmp_path / "best.pth")
+        load(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):

@@ -8,33 +8,33 @@ import pytest
 import torch
 
 from data.dataset import Batch
-from models.decoder import AttentionDecoder, LSTMDecoder
+from models.decoders import DECODERS
 from models.model import CaptionModel, build_model
 from models.search import SearchOptions, search
-from tests.conftest import tiny
-from training.actor_critic import ActorCritic, discounted, entropy_weight, prepare
+from tests.helpers import CPU, small_decoder, tiny
+from training.objectives.actor_critic import ActorCritic, discounted, entropy_weight, prepare
+from training.objectives.self_critical import SelfCritical, leave_one_out
 from training.rollout import log_probabilities, rollout
-from training.self_critical import SelfCritical, leave_one_out
 from training.trainer import Trainer
 from utils import EOS, PAD, SOS
 
-WORDS, LONGEST = 6, 2  # two words to say besides <eos>, and at most two of them
-MACHINE = {"device": torch.device("cpu"), "precision": torch.float32}
+VOCAB_SIZE, LONGEST = 6, 2  # two words besides <eos>, and at most two of them in a caption
+# One reference caption, "4": what the rewards are made of, until a test sets its own.
+TRAIN_SET = SimpleNamespace(
+    tokens=np.array([SOS, 4, EOS]), caption_start=np.array([0, 3]), image_start=np.array([0, 1])
+)
 
 
 def toy_model(kind: str = "lstm") -> CaptionModel:
-    torch.manual_seed(0)
-    common = {"grid_dim": 3, "words": WORDS, "embed_dim": 4, "hidden_dim": 5, "dropout": 0.5, "tie": False}
-    if kind == "lstm":
-        decoder = LSTMDecoder(layers=2, **common)
-    else:
-        decoder = AttentionDecoder(attention_dim=4, **common)
+    sizes = {"embed_dim": 4, "hidden_dim": 5, "attention_dim": 4, "tie_embeddings": False}
+    layers = 2 if kind == "lstm" else 1
+    decoder = small_decoder(kind, grid_dim=3, vocab_size=VOCAB_SIZE, layers=layers, **sizes)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(2)  # far from all words being equally likely
     encoder = torch.nn.Identity()
     encoder.trained = []
-    return CaptionModel(encoder, decoder.eval())
+    return CaptionModel(encoder, decoder)
 
 
 def toy_batch(images: int) -> Batch:
@@ -95,7 +95,9 @@ def objective(kind, model: CaptionModel, tmp_path, rewards=toy_reward, **rl):
         search={"max_length": LONGEST},
     )
     config.rl = config.rl.model_copy(update=rl)
-    return kind(model, config, **MACHINE, rewards=rewards)
+    made = kind(model, config, CPU, TRAIN_SET)
+    made.rewards = rewards
+    return made
 
 
 def test_all_captions_together_have_probability_one():
@@ -121,8 +123,8 @@ def test_the_estimate_is_the_exact_gradient_of_the_expected_reward(tmp_path, kin
             trained.critic.layers[2].weight.mul_(20)
     batch = toy_batch(20_000)
     torch.manual_seed(1)
-    loss = trained.loss(batch, [0] * len(batch.images), epoch=1)
-    estimate, exact = -gradient(model, loss.objective), exact_gradient(model, rl.get("temperature", 1.0))
+    loss = trained(batch, [0] * len(batch.images), epoch=1)
+    estimate, exact = -gradient(model, loss.total(CPU)), exact_gradient(model, rl.get("temperature", 1.0))
     assert float((estimate - exact).norm() / exact.norm()) < 0.08
 
 
@@ -151,10 +153,10 @@ def test_the_baseline_changes_the_variance_and_not_the_expected_gradient():
 def test_training_raises_the_reward(tmp_path, kind):
     model = toy_model()
     objective_ = objective(kind, model, tmp_path, entropy_weight=0.0)
-    trainer = Trainer(model, objective_, objective_.config, steps_per_epoch=100, **MACHINE)
+    trainer = Trainer(objective_, steps_per_epoch=100)
     torch.manual_seed(2)
     rewards = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
-    means = [float(loss.reward / loss.captions) for loss in rewards]
+    means = [float(loss.sums["reward"] / loss.sums["captions"]) for loss in rewards]
     best = toy_reward(every_caption()[:, 1:].numpy(), None).max()
     assert means[0] < best - 1.5
     assert np.mean(means[-5:]) > best - 0.5
@@ -164,9 +166,9 @@ def test_the_critic_learns_a_constant_reward(tmp_path):
     model = toy_model()
     sevens = lambda tokens, images: np.full(len(tokens), 0.7)  # noqa: E731
     constant = objective(ActorCritic, model, tmp_path, rewards=sevens, batch_mean=False)
-    trainer = Trainer(model, constant, constant.config, steps_per_epoch=300, **MACHINE)
+    trainer = Trainer(constant, steps_per_epoch=300)
     losses = [trainer.step(toy_batch(8), [0] * 8, epoch=1) for _ in range(300)]
-    errors = [float(loss.critic_loss / loss.tokens) for loss in losses]
+    errors = [float(loss.sums["critic_loss"] / loss.sums["tokens"]) for loss in losses]
     assert errors[0] > 0.1
     assert max(errors[-5:]) < 1e-3
 
@@ -183,9 +185,10 @@ def test_a_gradient_reaches_the_encoder_only_where_it_is_trained(tmp_path, kind,
         encoder={"fine_tune": fine_tune},
         train={"objective": "self_critical", "init_from": "some/best.pth", "warmup": 0},
     )
-    torch.manual_seed(0)
-    model = build_model(config, words=WORDS)
-    trainer = Trainer(model, kind(model, config, **MACHINE, rewards=fake_rewards), config, 10, **MACHINE)
+    model = build_model(config, vocab_size=VOCAB_SIZE)
+    trained = kind(model, config, CPU, TRAIN_SET)
+    trained.rewards = fake_rewards
+    trainer = Trainer(trained, steps_per_epoch=10)
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
     statistics = {key for key in before if "running" in key or "batches" in key}
     trainer.step(Batch(torch.randn(2, 3, 32, 32), None, None, None), [0, 1], epoch=1)
@@ -199,14 +202,14 @@ def test_a_gradient_reaches_the_encoder_only_where_it_is_trained(tmp_path, kind,
         assert not moved & statistics  # batch norm stays as it will be when images are captioned
 
 
-@pytest.mark.parametrize("kind", ["lstm", "attention"])
-def test_captions_that_are_over_leave_and_the_others_notice_nothing(kind):
+@pytest.mark.parametrize("kind", DECODERS)
+def test_finished_captions_leave_the_batch_without_changing_the_others(kind):
     model = toy_model(kind)
     torch.manual_seed(3)
     grid = torch.randn(7, 2, 3)
-    captions, hidden = rollout(model.decoder, grid, samples=4, max_length=9, temperature=1.0)
+    captions, states = rollout(model.decoder, grid, samples=4, max_length=9, temperature=1.0)
     assert captions.shape[0] == 28
-    assert hidden.shape[:2] == (28, captions.shape[1] - 1)
+    assert states.shape[:2] == (28, captions.shape[1] - 1)
     lengths = (captions != PAD).sum(dim=1)
     assert lengths.min() < lengths.max()
     for caption, length in zip(captions.tolist(), lengths.tolist(), strict=True):
@@ -220,11 +223,11 @@ def test_captions_that_are_over_leave_and_the_others_notice_nothing(kind):
     state = model.decoder.start(grid[rows])
     for t in range(captions.shape[1] - 1):
         _, state, _ = model.decoder.step(captions[:, t], state)
-        said = captions[:, t + 1] != PAD
-        torch.testing.assert_close(hidden[said, t], state.hidden.flatten(1)[said])
+        is_token = captions[:, t + 1] != PAD
+        torch.testing.assert_close(states[is_token, t], model.decoder.critic_input(state)[is_token])
 
 
-@pytest.mark.parametrize("kind", ["lstm", "attention"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_the_greedy_caption_is_the_search_s_and_comes_first(kind):
     model = toy_model(kind)
     torch.manual_seed(3)
@@ -236,7 +239,7 @@ def test_the_greedy_caption_is_the_search_s_and_comes_first(kind):
         assert [token for token in mine if token][:30] == [token for token in theirs if token][:30]
 
 
-@pytest.mark.parametrize("kind", ["lstm", "attention"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_probabilities_and_entropy_are_those_of_the_words_that_were_drawn(kind):
     model, captions = toy_model(kind), every_caption()
     grid = toy_batch(1).images
@@ -275,8 +278,8 @@ def test_the_entropy_bonus_keeps_the_policy_open(tmp_path):
     for weight in (0.0, 3.0):
         model = toy_model()
         trained = objective(ActorCritic, model, tmp_path, entropy_weight=weight, anneal_entropy=False)
-        trainer = Trainer(model, trained, trained.config, steps_per_epoch=100, **MACHINE)
+        trainer = Trainer(trained, steps_per_epoch=100)
         torch.manual_seed(4)
         losses = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
-        entropies.append(float(losses[-1].entropy / losses[-1].tokens))
+        entropies.append(float(losses[-1].sums["entropy"] / losses[-1].sums["tokens"]))
     assert entropies[1] > entropies[0] + 0.3

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from data.formats import half_of
-from tests.conftest import tiny, write_dataset
+from tests.helpers import tiny, write_dataset
 from tests.test_formats import write_coco
 
 ROOT = Path(__file__).parents[1]

@@ -8,48 +8,54 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoder import AttentionDecoder, LSTMDecoder
+from models.decoder import DecoderState
+from models.decoders import DECODERS
 from models.search import SearchOptions, cut_tail, search
+from tests.helpers import small_decoder
+from utils import EOS, PAD, SOS, UNK
 
 WORDS, LENGTH = 7, 3  # three real words besides the special tokens
 
 
-class State(NamedTuple):
-    table: torch.Tensor  # (B, V, V): logits of the next word by the last one
+class Table(NamedTuple):
+    logits: torch.Tensor  # (N, V, V): logits of the next word by the previous one
+
+
+class NoMemory(NamedTuple):
+    nothing: torch.Tensor  # (B,): all that a bigram remembers is the previous word
 
 
 class Bigrams:
     """A decoder whose next word depends on the image and the last word: small enough to enumerate."""
 
     def start(self, grid):
-        return State(grid.view(-1, WORDS, WORDS))
+        return DecoderState.first(Table(grid.view(-1, WORDS, WORDS)), NoMemory(grid.new_zeros(len(grid))))
 
     def step(self, tokens, state):
-        return state.table[torch.arange(len(tokens)), tokens].clone(), state, None
+        return state.image.logits[state.image_index, tokens].clone(), state, None
 
 
 def sentences(table: torch.Tensor) -> list[tuple[float, tuple[int, ...]]]:
     """Log-probability and tokens of every sentence of up to LENGTH words, by enumeration."""
     table = table.view(WORDS, WORDS).clone()
-    table[:, [0, 1, 3]] = -torch.inf
+    table[:, [PAD, SOS, UNK]] = -torch.inf
     log_probs = table.log_softmax(dim=1)
     found = []
     for n in range(LENGTH + 1):
         for words in product((4, 5, 6), repeat=n):
-            path = (1, *words, 2)
-            found.append((sum(float(log_probs[a, b]) for a, b in pairwise(path)), (*words, 2)))
+            path = (SOS, *words, EOS)
+            found.append((sum(float(log_probs[a, b]) for a, b in pairwise(path)), (*words, EOS)))
     return found
 
 
 def strip(tokens: torch.Tensor) -> tuple[int, ...]:
-    return tuple(t for t in tokens.tolist() if t != 0)
+    return tuple(t for t in tokens.tolist() if t != PAD)
 
 
 def decoders():
-    torch.manual_seed(3)
     grid = torch.randn(5, 4, 6)
-    yield AttentionDecoder(6, 9, 8, 10, 7, 0.0, True).eval(), grid
-    yield LSTMDecoder(6, 9, 8, 10, 1, 0.0, True).eval(), grid
+    for kind in DECODERS:
+        yield small_decoder(kind, vocab_size=9), grid
     yield Bigrams(), torch.randn(5, WORDS, WORDS) * 2
 
 
@@ -72,11 +78,11 @@ def test_a_beam_of_one_is_greedy(penalty):
     for decoder, grid in decoders():
         captions = search(decoder, grid, SearchOptions(beam=1, max_length=12, length_penalty=penalty))
         for i in range(len(grid)):
-            state, token, greedy = decoder.start(grid[i : i + 1]), torch.tensor([1]), []
-            while not greedy or greedy[-1] != 2:
+            state, token, greedy = decoder.start(grid[i : i + 1]), torch.tensor([SOS]), []
+            while not greedy or greedy[-1] != EOS:
                 logits, state, _ = decoder.step(token, state)
-                logits[:, [0, 1, 3]] = -torch.inf
-                token = logits.argmax(dim=1) if len(greedy) < 12 else torch.tensor([2])
+                logits[:, [PAD, SOS, UNK]] = -torch.inf
+                token = logits.argmax(dim=1) if len(greedy) < 12 else torch.tensor([EOS])
                 greedy.append(int(token))
             assert strip(captions.tokens[i, 0]) == tuple(greedy)
 
@@ -96,10 +102,10 @@ def test_no_caption_holds_a_special_token_or_goes_on_after_its_end(options):
         captions = search(decoder, grid, SearchOptions(max_length=6, **options))
         for tokens in captions.tokens.flatten(0, 1):
             words = strip(tokens)
-            assert not {1, 3} & set(words)
+            assert not {SOS, UNK} & set(words)
             assert len(words) <= 7
-            assert 2 not in words[:-1]
-            assert 0 not in tokens[: len(words)].tolist()
+            assert EOS not in words[:-1]
+            assert PAD not in tokens[: len(words)].tolist()
 
 
 def test_log_probabilities_are_those_of_the_words():
@@ -121,11 +127,11 @@ def test_beams_are_ranked_and_different():
 
 def test_attention_of_a_beam_is_that_of_its_own_words():
     torch.manual_seed(3)
-    decoder, grid = AttentionDecoder(6, 9, 8, 10, 7, 0.0, True).eval(), torch.randn(2, 4, 6)
+    decoder, grid = small_decoder("attention", vocab_size=9), torch.randn(2, 4, 6)
     captions = search(decoder, grid, SearchOptions(beam=3, max_length=5))
     for i, k in product(range(2), range(3)):
         words = strip(captions.tokens[i, k])
-        _, alphas = decoder(grid, torch.tensor([[1, *words]]), torch.tensor([i]))
+        _, alphas = decoder(grid, torch.tensor([[SOS, *words]]), torch.tensor([i]))
         torch.testing.assert_close(captions.attention[i, k, : len(words)], alphas[0])
 
 
@@ -140,7 +146,7 @@ def test_sampling_repeats_with_its_seed_and_differs_without():
 
 def test_sampling_follows_the_distribution():
     grid = torch.zeros(1, WORDS, WORDS)
-    grid[0, 1, 4] = 1.0  # first word: e : 1 : 1 : 1 with the end
+    grid[0, SOS, 4] = 1.0  # first word: e : 1 : 1 : 1 with the end
     grid = grid.repeat(20_000, 1, 1)
     first = search(Bigrams(), grid, SearchOptions(temperature=1.0, max_length=1)).tokens[:, 0, 0]
     e = torch.e

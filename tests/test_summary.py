@@ -13,7 +13,7 @@ from models.__main__ import ASSUMED_WORDS, main
 from models.model import build_model
 from models.summary import summarise, total
 from reports.architecture import draw_architecture, short
-from tests.conftest import tiny
+from tests.helpers import tiny
 from utils import UserError
 
 WORDS = 50

@@ -102,4 +102,5 @@ def all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.diff(dataset.caption_start) - 1
     captions = np.zeros((len(lengths), lengths.max()), np.int64)
     captions[np.arange(captions.shape[1]) < lengths[:, None]] = dataset.tokens[dataset.tokens != SOS]
-    return captions, np.repeat(np.arange(len(dataset)), np.diff(dataset.image_start))
+    captions_per_image = np.diff(dataset.image_start)
+    return captions, np.repeat(np.arange(len(captions_per_image)), captions_per_image)

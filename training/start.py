@@ -51,7 +51,7 @@ def with_model_of(config: Config, path: Path) -> tuple[Config, dict]:
             key, value = f"{section}.{name}", values[section][name]
             if value != theirs[name] and key not in CHANGEABLE:
                 raise UserError(
-                    f"{key}={value} contradicts train.init_from={path}, whose model has {theirs[name]}; remove "
+                    f"{key}={value} contradicts train.init_from={path}, which has {theirs[name]}; remove "
                     f"{key}: the model comes from there"
                 )
             theirs[name] = value

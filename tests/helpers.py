@@ -1,0 +1,69 @@
+"""What several tests use: a tiny dataset on disk, the configuration of a tiny model, a small decoder."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from compute import Compute
+from config import Config, DecoderConfig, make_config
+from models.decoder import Decoder
+from models.decoders import DECODERS
+
+CPU = Compute(torch.device("cpu"))
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
+SIDES = {"left": 0, "right": 1}
+
+
+def write_dataset(folder: Path) -> Path:
+    """24 images, half of one colour and half black, with two captions each; returns the captions file."""
+    (folder / "images").mkdir(parents=True)
+    rows = ["image,caption,split"]
+    for i in range(24):
+        colour, side = list(COLOURS)[i % 4], list(SIDES)[(i // 4) % 2]
+        pixels = np.zeros((40, 48, 3), np.uint8)
+        pixels[:, 24 * SIDES[side] : 24 * SIDES[side] + 24] = COLOURS[colour]
+        pixels[i % 40, :, 0] = 99  # no two images are the same
+        Image.fromarray(pixels).save(folder / "images" / f"{i:02}.png")
+        split = "train" if i < 16 else "val" if i < 20 else "test"
+        rows.append(f"{i:02}.png,A {colour} half on the {side}.,{split}")
+        rows.append(f'{i:02}.png,"On the {side}, there is {colour}!",{split}')
+    (folder / "captions.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder / "captions.csv"
+
+
+def tiny(dataset: Path, **sections) -> Config:
+    """A configuration that trains in a second; keyword arguments override it by section."""
+    values = {
+        "run": {
+            "name": "tiny",
+            "folder": str(dataset.parent / "runs"),
+            "device": "cpu",
+            "precision": "float32",
+        },
+        "data": {
+            "captions": str(dataset / "captions.csv"),
+            "images": str(dataset / "images"),
+            "min_freq": 1,
+            "augment": [],
+            "workers": 0,
+            "captions_per_image": 2,
+        },
+        "encoder": {"name": "resnet18", "weights": "none", "layer": "layer1", "image_size": 32},
+        "features": {"folder": str(dataset.parent / "cache")},
+        "decoder": {"embed_dim": 16, "hidden_dim": 16, "attention_dim": 16, "dropout": 0.2},
+        "train": {"epochs": 2, "batch_size": 4, "log_every": 2, "lr": 0.01},
+        "rl": {},
+        "search": {"beam": 2, "max_length": 12},
+    }
+    for section, keys in sections.items():
+        values[section] = {**values[section], **keys}
+    return make_config(values)
+
+
+def small_decoder(kind: str, grid_dim: int = 6, vocab_size: int = 11, **config) -> Decoder:
+    """A decoder of `kind` with random weights from a fixed seed, in evaluation mode."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 8, "hidden_dim": 10, "attention_dim": 7, "dropout": 0.5}
+    return DECODERS[kind](grid_dim, vocab_size, DecoderConfig(**{**sizes, **config})).eval()

@@ -1,0 +1,122 @@
+"""Device, precision, random state, and what several processes share."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from compute import Compute, choose_device, choose_precision, seed_everything
+from tests.helpers import CPU
+from utils import UserError
+
+
+def test_auto_takes_the_accelerator_that_torch_finds(monkeypatch):
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: torch.device("xpu"))
+    assert choose_device("auto") == torch.device("xpu")
+
+
+def test_auto_without_an_accelerator_is_the_cpu_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
+    assert choose_device("auto") == torch.device("cpu")
+    assert "running on the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "xpu"])
+def test_a_device_that_is_not_there_is_an_error_for_people(name):
+    with pytest.raises(UserError, match=f"run.device={name}: this machine has no such device"):
+        choose_device(name)
+
+
+def test_float16_needs_a_gpu():
+    with pytest.raises(UserError, match="needs a GPU"):
+        choose_precision("float16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "native", "expected"),
+    [
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+        ("xpu", True, torch.bfloat16),
+        ("xpu", False, torch.float32),
+        ("mps", None, torch.float32),  # torch does not say whether it computes in bfloat16
+    ],
+)
+def test_auto_precision_follows_the_hardware(monkeypatch, kind, native, expected):
+    class Module:
+        pass
+
+    if native is not None:
+        Module.is_bf16_supported = staticmethod(lambda including_emulation: native)
+    monkeypatch.setattr("torch.get_device_module", lambda device: Module)
+    assert choose_precision("auto", torch.device(kind)) is expected
+
+
+def test_autocast_computes_in_the_precision():
+    x = torch.randn(2, 2)
+    with Compute(torch.device("cpu"), torch.bfloat16).autocast():
+        assert (x @ x).dtype is torch.bfloat16
+    with CPU.autocast():
+        assert (x @ x).dtype is torch.float32
+
+
+def test_the_random_state_is_restored():
+    seed_everything(5)
+    state = CPU.random_state()
+    first = torch.rand(3)
+    assert not torch.equal(torch.rand(3), first)
+    CPU.restore_random_state({**state, "cuda": torch.zeros(1)})  # of a device that is not in use here
+    assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB."),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_running_out_of_memory_is_an_error_for_people(error):
+    with pytest.raises(UserError, match="cpu has run out of memory; lower train.batch_size"):  # noqa: PT012
+        with CPU.explain_memory("lower train.batch_size"):
+            raise error
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), CPU.explain_memory("lower train.batch_size"):
+        raise RuntimeError("shapes do not match")
+
+
+def test_one_process_does_everything():
+    assert CPU.is_main
+    assert CPU.shard([1, 2, 3]) == [1, 2, 3]
+    assert CPU.sum(torch.tensor(3.0)) == 3
+
+
+def _process(rank: int, store: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    compute = Compute.choose("cpu", "float32")
+    assert (compute.rank, compute.world_size) == (rank, 2)
+    assert compute.is_main == (rank == 0)
+    assert compute.shard([10, 11, 12]) == ([10, 12] if rank == 0 else [11])
+    own = torch.tensor([1.0 + rank], requires_grad=True)
+    assert compute.sum(own).tolist() == [3.0]
+    assert own.tolist() == [1.0 + rank]
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_share_the_work_and_add_up_what_they_find(tmp_path):
+    torch.multiprocessing.spawn(_process, [str(tmp_path / "store")], nprocs=2)
+
+
+def test_a_c_library_other_than_glibc_is_no_error(monkeypatch):
+    def refuse(name):
+        raise OSError("no such library")
+
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    assert choose_device("cpu") == torch.device("cpu")
