@@ -31,19 +31,20 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from compute import Compute
 from config import Config, make_config
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, make_loader, training_batches
 from data.features import fingerprint, read_index, write_index
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
-from training.setup import compute_features
+from training.datasets import compute_features
 
 CAPTIONS_PER_IMAGE = 5
 WORDS = 30_000  # different ones; COCO's captions have about 27,000
 GRID = (49, 2048)  # of a ResNet-50
 TRANSFORM = ImageTransform(64, (0.5,) * 3, (0.5,) * 3)
-CPU = torch.device("cpu")
+CPU = Compute(torch.device("cpu"))
 
 
 class Encoder:
@@ -114,8 +115,8 @@ def invent_features(config: Config) -> None:
 
 def compute(config: Config, table):
     model = SimpleNamespace(encoder=Encoder())
-    splits = ("train", "val")
-    return compute_features(config, table, splits, model, TRANSFORM, CPU, torch.float32)
+    captioner = SimpleNamespace(config=config, compute=CPU, model=model, transform=TRANSFORM)
+    return compute_features(captioner, table, ("train", "val"))
 
 
 def megabytes(pid: int, *kinds: str) -> int:

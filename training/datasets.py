@@ -17,7 +17,7 @@ def make_datasets(captioner: Captioner, table: pd.DataFrame, splits: Sequence[st
     Only `train` is cut to data.max_length and captions_per_image, and only `train` is augmented.
     """
     config = captioner.config
-    features = _compute_features(captioner, table, splits) if config.caches_features else None
+    features = compute_features(captioner, table, splits) if config.caches_features else None
     datasets = []
     for split in splits:
         training = {}
@@ -32,7 +32,7 @@ def make_datasets(captioner: Captioner, table: pd.DataFrame, splits: Sequence[st
     return datasets
 
 
-def _compute_features(captioner: Captioner, table: pd.DataFrame, splits: Sequence[str]) -> FeatureGrids:
+def compute_features(captioner: Captioner, table: pd.DataFrame, splits: Sequence[str]) -> FeatureGrids:
     """The encoder's features of the splits' images; those that the cache lacks are computed."""
     config, compute, encoder = captioner.config, captioner.compute, captioner.model.encoder
     images = table.loc[table["split"].isin(list(splits)), ["image", "split"]].drop_duplicates("image")
