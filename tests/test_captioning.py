@@ -92,7 +92,7 @@ def test_an_unreadable_image_raises_or_comes_back_in_its_place(captioner, tmp_pa
     assert "broken.jpg cannot be read as an image" in str(results[1])
     assert "float32" in str(results[2])
     assert results[4].caption == next(captioner([noise(2)])).caption
-    with pytest.raises(ImageError, match="broken.jpg"):
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
         list(captioner(sources))
 
 

@@ -1,5 +1,6 @@
 """How scripts end, and choices by name."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -40,10 +41,8 @@ def test_what_main_returns_is_the_status():
 
 def test_a_reader_that_leaves_causes_no_traceback():
     code = "from utils import run_script\nrun_script(lambda: print('x\\n' * 200_000))"
-    command = f'"{sys.executable}" -c "$CODE" | head -1'
-    done = subprocess.run(
-        command, shell=True, cwd=ROOT, env={"CODE": code, "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
-    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "x\n"
     assert done.stderr == ""
 
@@ -52,8 +51,8 @@ def test_a_choice_is_found_by_its_name():
     assert look_up({"lstm": 1, "attention": 2}, "attention", "decoder.kind") == 2
 
 
-@pytest.mark.parametrize(("name", "hint"), [("atention", "; did you mean 'attention'?"), ("gru", "lstm, attention$")])
+@pytest.mark.parametrize(("name", "hint"), [("atention", "; did you mean 'attention'?"), ("gru", "")])
 def test_an_unknown_name_is_answered_with_the_right_ones(name, hint):
-    with pytest.raises(UserError, match=f"decoder.kind={name}: it must be one of lstm, attention") as error:
+    with pytest.raises(UserError) as error:
         look_up({"lstm": 1, "attention": 2}, name, "decoder.kind")
-    assert error.match(hint.replace("?", r"\?"))
+    assert str(error.value) == f"decoder.kind={name}: it must be one of lstm, attention{hint}"
