@@ -62,8 +62,8 @@ def main() -> None:
     seconds = time.perf_counter() - began
     print(
         f"{args.steps} steps, {int(loss.sums['captions'])} captions of {config.train.batch_size} images "
-        f"each: {1000 * seconds / args.steps:.1f} ms a step, {1000 * scoring.seconds / args.steps:.1f} ms of it "
-        f"({scoring.seconds / seconds:.1%}) scoring"
+        f"each: {1000 * seconds / args.steps:.1f} ms a step, {1000 * scoring.seconds / args.steps:.1f} ms "
+        f"of it ({scoring.seconds / seconds:.1%}) scoring"
     )
 
 
