@@ -1,86 +1,148 @@
 """Caption -> tokens, as the COCO caption evaluation splits them, without its Java program.
 
-Published BLEU, ROUGE-L and CIDEr rest on pycocoevalcap's tokenizer, a Java program that splits in the style
-of the Penn Treebank and lower-cases; then a list of punctuation marks is removed. Tokens of another make are
-scores on another scale, so this module splits as that program does, its oddities included: `can't` is `ca`
-and `n't`, `(` is `-lrb-`, `!` goes but `!!!` stays, `colour` stays `colour`.
+Published BLEU, ROUGE-L and CIDEr scores rest on pycocoevalcap's tokenizer. It runs a Java program (Stanford
+CoreNLP's PTBTokenizer), which splits in the style of the Penn Treebank and lower-cases, and then removes a
+list of punctuation marks. Other tokens give scores on another scale, so this module splits as that program
+does, its oddities included: `can't` is `ca` and `n't`, `(` is `-lrb-`, `!` is removed but `!!!` is kept.
 
-The expressions below are a description of what the program answers, found by comparing answers:
-benchmarks/tokenizer_agreement.py does that for any captions file.
+nltk's NLTKWordTokenizer splits in the same style. Each of its rules is a regular expression with a
+replacement that puts spaces around tokens; after the last rule, the text is split at its spaces. The rules
+added here are the differences between nltk and the Java program. They were found by comparing tokens, which
+benchmarks/tokenizer_agreement.py does for any captions file.
 """
 
 import re
 from functools import lru_cache
+from typing import ClassVar
 
-# Letters and digits, with the accents and vowel signs that some scripts write as characters of their own.
-_MARK = r"\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0981-\u0dff"
-_LETTER = rf"(?:[^\W\d_]|[{_MARK}])"
-_ALNUM = rf"(?:[^\W_]|[{_MARK}])"
-_APOSTROPHE = "['’]"  # what people type for one
-_CLITIC = rf"{_APOSTROPHE}(?:s|m|d|re|ve|ll)(?!{_ALNUM})"
-_NOT = rf"n{_APOSTROPHE}t(?!{_ALNUM})"
+from nltk.tokenize.destructive import NLTKWordTokenizer
 
-# Words that keep the full stop behind them.
+# For character classes, the characters of a word: letters, digits, `_`, and the accents and vowel signs that
+# some scripts write as separate characters.
+_WORD = r"\w\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0981-\u0dff"
+_START, _END = rf"(?<![{_WORD}])", rf"(?![{_WORD}])"  # of a word
+_CLITIC = rf"(?:[smd]|re|ve|ll){_END}"  # behind an apostrophe
+
+# Words that keep the full stop after them.
 _ABBREVIATIONS = "|".join(
-    """
-    mr mrs ms dr drs prof st mt jr sr vs etc co inc ltd corp dept gov gen sgt capt lt col rev ave blvd rd
-    sq ft jan feb apr jun jul aug sept? oct nov dec mon tues? wed thurs? fri
+    r"""
+    mr mrs ms messrs drs? profs? ste? mt jr sr bros vs etc cos? inc ltd corp plc dept est govs? gen sgt cpl
+    pvt maj adm capt cmdr lt col rev hon pres sens? reps? atty ave blvd rd ct sq ft bldg assn assoc univ intl
+    natl tel ext al cf esq ph ph\.d md alex wm jos cie mfg treas supt insp lieut jan feb mar apr jun jul aug
+    sept? oct nov dec mon tues? wed thu thurs fri ala ariz calif conn fla ga ind ky mich minn mo mont neb nev
+    tenn va vt wis wyo
     """.split()
 )
-# fmt: off
-# Two words in one.
-_JOINED = {"cannot": ["can", "not"], "gonna": ["gon", "na"], "wanna": ["wan", "na"], "gotta": ["got", "ta"],
-           "gimme": ["gim", "me"], "lemme": ["lem", "me"], "'tis": ["'t", "is"], "'twas": ["'t", "was"]}
-# fmt: on
 
-# At each position the first alternative that matches is the token.
-_TOKEN = re.compile(
-    "|".join(
-        (
-            rf"{_LETTER}+?(?={_NOT})",  # ca n't, did n't
-            rf"{_NOT}|{_CLITIC}",
-            rf"{_APOSTROPHE}(?:tis|twas|til|em|\d0s)(?!{_ALNUM})",
-            rf"{_APOSTROPHE}n{_APOSTROPHE}",  # slip 'n' slide
-            rf"[old]{_APOSTROPHE}{_ALNUM}{{2,}}",  # o'clock
-            rf"(?:{_ABBREVIATIONS})\.(?!{_ALNUM})|no\.(?= ?\d)",
-            rf"(?:[^\W\d_]\.)+(?!{_ALNUM})",  # u.s., and the letter p.
-            r"[-+]?\d+(?:[.,:]\d+)+|(?<!\w)[-+]\d+(?!\w)",  # 1,000 and 10:30
-            rf"{_ALNUM}+(?:[-/]{_ALNUM}+|_+{_ALNUM}+|\.{_LETTER}+)*",  # black-and-white, and/or
-            r"-[lr][rsc]b-",  # a bracket, when a caption is tokens already
-            r"\.\.\.|--+|[!?]{2,}|[*_#@]+|''|``",
-            r"[^\w\s\x00-\x1f\x7f\u200b-\u200f\ue000-\uffff\U00010000-\U0010ffff]",  # no emoji
-        )
+# Tokens of the Java program that nltk's rules or those below would split.
+_WHOLE = "|".join(
+    (
+        rf"{_START}(?:{_ABBREVIATIONS})\.(?![^\W\d])",  # mr.
+        rf"{_START}no\.(?= ?\d)",  # no. 5
+        rf"(?<![{_WORD}.])(?:[^\W\d_]\.)+(?![^\W\d])",  # u.s., and the letter p.
+        rf"'(?:em|til|cause|\d0s){_END}",  # the '90s
+        rf"'t(?=(?:is|was){_END})",  # 't is
+        rf"'n(?:'|{_END})",  # rock 'n' roll
+        rf"{_START}(?:[old]'[{_WORD}]{{2,}}|ma'am|y'(?=all))",  # o'clock
+        rf"{_START}-[lr][rsc]b-{_END}",  # a bracket, when a caption is tokens already
+        r"[!?]{2,}|@@+|##+|\*\*+",  # ?!
     )
 )
+# Until all rules are done, a private-use character stands in for each mark in these tokens.
+_HIDE = {ord(mark): 0xE000 + place for place, mark in enumerate(".'-!?@#*")}
+_SHOW = {hidden: mark for mark, hidden in _HIDE.items()}
+
+
+def _rules(*rules):
+    """Pairs of a pattern and a replacement, in the form that nltk uses."""
+    return [(re.compile(pattern), replacement) for pattern, replacement in rules]
+
+
+class _PTBTokenizer(NLTKWordTokenizer):
+    """nltk's tokenizer with the Java program's rules added. It expects lower-case text."""
+
+    STARTING_QUOTES: ClassVar = [
+        *_rules(
+            # Emoji and control characters belong to no token.
+            (r"(?!\w)[\x00-\x1f\x7f\u200b-\u200f\ue000-\uffff\U00010000-\U0010ffff]", " "),
+            # i'd've, he's-she's: nltk splits a clitic off only if a space follows.
+            (rf"('{_CLITIC}|n't{_END})", r"\1 "),
+            (_WHOLE, lambda match: f" {match[0].translate(_HIDE)} "),
+            # 5'10: any other apostrophe is a quotation mark, also between two digits or letters.
+            (rf"'(?!{_CLITIC}|(?<=n')t{_END})", " ' "),
+        ),
+        *NLTKWordTokenizer.STARTING_QUOTES,
+    ]
+
+    PUNCTUATION: ClassVar = [
+        *_rules(
+            # a dog runs. it barks.: nltk splits off only the last full stop. "photo.jpg" is one token.
+            (r"\.{3}", " ... "),
+            (rf"\.{_END}|{_START}\.(?!\d)", " . "),
+            # 10:30am, $1.99/lb, 10:30-11:30: the number is a token. "1.5-inch" is one token.
+            (r"(\d[.,:]\d+)(?=[^\W\d_]|/)|(:\d+)(?=-)", r"\1\2 "),
+            # dogs,3 is "dogs" and ",3". nltk does not split at a comma or colon before a digit.
+            (r"[.,:](?=\d)(?<!\d.)", r" \g<0>"),
+            (r"[,:](?=[,:])", r" \g<0> "),
+            # a__b, _c: nltk never splits at "_"; the Java program leaves only a_b whole.
+            (r"__+|(?<![^\W_])_|_(?![^\W_])", r" \g<0> "),
+            # -dash, half-pipe-: nltk splits only at two hyphens. Before a number, one is a sign: -5.
+            (r"-{3,}", " -- "),
+            (rf"(?<![{_WORD}-])([-+]\d+)(?=-)", r"\1 "),
+            (rf"(?<![{_WORD}\ue000-\uf8ff-])-(?![-\d])|(?<!-)-(?![{_WORD}-])", " - "),
+            # w/: nltk never splits at a slash; the Java program leaves only and/or whole.
+            (rf"{_START}/|/{_END}", " / "),
+            # a+b is three tokens, 5+5 is "5" and "+5".
+            (r"\+", " +"),
+            (r"\+(?!\d)", "+ "),
+            # a=b, 5°c: symbols for which nltk has no rule.
+            (rf"[=\\^|~]|[^{_WORD}\s!-~\ue000-\uf8ff]", r" \g<0> "),
+        ),
+        *NLTKWordTokenizer.PUNCTUATION,
+    ]
+
+    # "gonna" is two tokens, but "gonna-be" is one. nltk splits both.
+    CONTRACTIONS2: ClassVar = [
+        re.compile(rf"(?<= ){rule.pattern.removeprefix('(?i)')}(?= )")
+        for rule in NLTKWordTokenizer.CONTRACTIONS2
+    ]
+
+
+_TOKENIZER = _PTBTokenizer()
+# Words of letters only that nltk splits (its CONTRACTIONS2).
+_TWO_TOKENS = frozenset("cannot gimme gonna gotta lemme wanna".split())
 
 # fmt: off
-_SPELLING = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
-             "“": "``", "”": "''", "‘": "`", "’": "'", "…": "...", "–": "--", "—": "--", "---": "--",
-             '"': "''", "£": "#", "€": "$", "¢": "cents", "½": "1/2", "¼": "1/4", "¾": "3/4"}
+# Characters that the Java program spells in ASCII.
+_SPELLING = str.maketrans({
+    "’": "'", "‘": "`", "“": '"', "”": '"', "«": '"', "»": '"', "…": " ... ",
+    "‒": " -- ", "–": " -- ", "—": " -- ", "―": " -- ", "£": " # ", "€": " $ ", "¢": " cents ",
+    "½": " 1/2 ", "¼": " 1/4 ", "¾": " 3/4 "})
 # fmt: on
-# What pycocoevalcap removes. It means to remove brackets too, but names them in capitals, and so they stay.
+# What pycocoevalcap removes. It would remove brackets too, but lists them in capitals, so they are kept.
 _REMOVED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 
 def tokenize(caption: str) -> list[str]:
     """The tokens of a caption: lower case, no punctuation; none is empty or contains a space.
 
-    Not followed into the corners: addresses, telephone numbers, smileys and markup, where the Java program
-    has rules of their own, and the full stop after a last single letter ("plan B."), where its answer
-    depends on the caption that comes next.
+    Not covered: addresses, telephone numbers, smileys and markup, for which the Java program has special
+    rules, and the full stop after a last single letter ("plan B."), where its answer depends on the caption
+    that comes next.
     """
     text = caption.lower().replace("&amp;", "&").replace("\xad", "")
-    # Words come again and again, so what stands between spaces is split once. Only "no." looks further: it
-    # keeps its full stop before a number.
+    # The same words come again and again, so each piece between spaces is split once. Only "no." depends on
+    # the next piece: it keeps its full stop before a number.
     if "no." in text:
-        return list(_split.__wrapped__(text))
-    return [token for piece in text.split() for token in _split(piece)]
+        return list(split.__wrapped__(text))
+    return [token for piece in text.split() for token in split(piece)]
 
 
 @lru_cache(maxsize=1 << 16)  # COCO has fewer different words than that
-def _split(text: str) -> tuple[str, ...]:
-    tokens = []
-    for token in _TOKEN.findall(text):
-        token = _SPELLING.get(token, token).replace("’", "'")
-        tokens += _JOINED.get(token, [token])
-    return tuple(token for token in tokens if token not in _REMOVED)
+def split(text: str) -> tuple[str, ...]:
+    """The tokens of a text that is already in lower case. tokenize() calls it word by word."""
+    if text.isalpha() and text not in _TWO_TOKENS:  # most words: nothing to split, and nltk takes time
+        return (text,)
+    tokens = _TOKENIZER.tokenize(text.translate(_SPELLING), convert_parentheses=True)
+    shown = (token.translate(_SHOW).lower() for token in tokens)  # nltk writes -LRB-
+    return tuple(token for token in shown if token not in _REMOVED)

@@ -1,12 +1,15 @@
 """data/tokenizer.py: the tokens of the COCO caption evaluation, without Java."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.tokenize.destructive import MacIntyreContractions, NLTKWordTokenizer
 
 from benchmarks import tokenizer_agreement
 from benchmarks.tokenizer_agreement import java_tokens
-from data.tokenizer import _split, tokenize
+from data.tokenizer import split, tokenize
 from metrics.meteor import find_java
 
 # A caption, and below it the tokens that the Java program answered; () where there is none.
@@ -123,6 +126,30 @@ the the The THE
     the the the the
 A  dog..and a cat , running !
     a dog and a cat running
+Rock 'n' roll, mac'n cheese, ma'am, y'all, 'cause we can.
+    rock 'n' roll mac 'n cheese ma'am y' all 'cause we can
+Dogs:3, cats,5 and,,birds...7 of .5 and v.5
+    dogs :3 cats ,5 and birds 7 of .5 and v. 5
+A snake_case __ word, _this one, that_ one and an a__b
+    a snake_case __ word _ this one that _ one and an a __ b
+a -5-year-old +5-year-old in a 1.5-inch-long 5.5-inch coat from 10:30-11:30am
+    a -5 year-old +5 year-old in a 1.5-inch-long 5.5-inch coat from 10:30 -11:30 am
+5+5=10, a+b and +5
+    5 +5 = 10 a + b and +5
+«Un» pas ‒ deux ― trois, 1¼ et ¾
+    un pas deux trois 1 1/4 et 3/4
+A wanna-be, a cannot-do, he's-she's and half-full---half-empty----dash
+    a wanna-be a cannot-do he 's she 's and half-full half-empty dash
+Ms. Messrs. Drs. Profs. Ste. Mt. Jr. Sr. Bros. Cos. Corp. Plc. Dept. Est. Govs. Gen.
+    ms. messrs. drs. profs. ste. mt. jr. sr. bros. cos. corp. plc. dept. est. govs. gen.
+Sgt. Cpl. Pvt. Maj. Adm. Capt. Cmdr. Lt. Col. Rev. Hon. Pres. Sens. Reps. Atty. Supt. Insp. Lieut.
+    sgt. cpl. pvt. maj. adm. capt. cmdr. lt. col. rev. hon. pres. sens. reps. atty. supt. insp. lieut.
+Ave. Blvd. Rd. Ct. Sq. Ft. Bldg. Assn. Assoc. Univ. Intl. Natl. Tel. Ext. Al. Cf. Esq. Ph. Ph.D. Md.
+    ave. blvd. rd. ct. sq. ft. bldg. assn. assoc. univ. intl. natl. tel. ext. al. cf. esq. ph. ph.d. md.
+Alex. Wm. Jos. Cie. Mfg. Treas. Mar. Apr. Jun. Jul. Aug. Sept. Oct. Nov. Dec. Tues. Wed. Thu. Thurs. Fri.
+    alex. wm. jos. cie. mfg. treas. mar. apr. jun. jul. aug. sept. oct. nov. dec. tues. wed. thu. thurs. fri.
+Ala. Ariz. Calif. Conn. Fla. Ga. Ind. Ky. Mich. Minn. Mo. Mont. Neb. Nev. Tenn. Va. Vt. Wis. Wyo.
+    ala. ariz. calif. conn. fla. ga. ind. ky. mich. minn. mo. mont. neb. nev. tenn. va. vt. wis. wyo.
 """.strip("\n")
 FROZEN = [
     (caption, [] if tokens == "    ()" else tokens.split())
@@ -140,6 +167,32 @@ def test_the_java_program_gives_the_frozen_tokens():
     # The program lets what ends a line depend on the next line, so each is followed by an ordinary caption.
     captions = [line for caption, _ in FROZEN for line in (caption, "A dog runs .")]
     assert java_tokens(captions)[::2] == [tokens for _, tokens in FROZEN]
+
+
+def test_nltk_splits_the_words_with_marks_and_needs_no_downloaded_data(monkeypatch):
+    texts = []
+    nltk_tokenize = NLTKWordTokenizer.tokenize
+
+    def recording(tokenizer, text, **options):
+        texts.append(text)
+        return nltk_tokenize(tokenizer, text, **options)
+
+    def download(*args, **kwargs):
+        raise AssertionError("nltk data requested")
+
+    monkeypatch.setattr(NLTKWordTokenizer, "tokenize", recording)
+    monkeypatch.setattr("nltk.data.find", download)
+    monkeypatch.setattr("nltk.download", download)
+    split.cache_clear()
+    assert tokenize("The dog can't run, it cannot.") == "the dog ca n't run it can not".split()
+    assert texts == ["can't", "run,", "cannot."]
+
+
+def test_every_word_of_letters_that_nltk_splits_is_split():
+    words = re.findall(r"\((\w+)\)\(\?#X\)\((\w+)\)", " ".join(MacIntyreContractions.CONTRACTIONS2))
+    assert ("can", "not") in words
+    for first, second in words:
+        assert tokenize(first + second) == [first, second]
 
 
 @pytest.mark.parametrize("caption", ["", " ", "\n", "\t", "\u00a0", "\u200b", "😀", "\x00", "...", "\ue000"])
@@ -247,7 +300,7 @@ def test_the_agreement_script_counts_the_captions_that_differ(monkeypatch, tmp_p
 )
 def test_a_caption_splits_as_a_whole_as_it_does_word_by_word(parts):
     text = "".join(parts).lower().replace("&amp;", "&").replace("\xad", "")
-    assert tokenize(text) == list(_split.__wrapped__(text))
+    assert tokenize(text) == list(split.__wrapped__(text))
 
 
 def test_a_full_stop_before_a_number_stays():
