@@ -160,15 +160,13 @@ class Captioner:
     def _caption_batch(
         self, batch: list[tuple[ImageSource, Image.Image | ImageError]], options: SearchOptions
     ) -> Iterator[Caption | ImageError]:
-        pixels = [self.transform(image) for _, image in batch if isinstance(image, Image.Image)]
-        captions = self.search(torch.stack(pixels), options) if pixels else None
-        row = 0
-        for source, image in batch:
-            if captions is None or isinstance(image, ImageError):
-                yield image
-            else:
-                yield self._result(source, image, captions, row)
-                row += 1
+        readable = [(source, image) for source, image in batch if isinstance(image, Image.Image)]
+        results = iter(())
+        if readable:
+            captions = self.search(torch.stack([self.transform(image) for _, image in readable]), options)
+            results = (self._result(*pair, captions, row) for row, pair in enumerate(readable))
+        for _, image in batch:
+            yield image if isinstance(image, ImageError) else next(results)
 
     def search(self, images: torch.Tensor, options: SearchOptions) -> Captions:
         """The captions of images (N, 3, H, W) that went through `transform`, or of grids (N, L, C)."""

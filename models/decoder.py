@@ -10,9 +10,9 @@ A decoder turns the grid of an image into words. Search, training and drawing kn
 equals repeated `step`, with all that does not depend on the previous word computed outside the time loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,18 +31,18 @@ class DecoderState:
     beam; what belongs to the sequence changes with every word.
     """
 
-    image: NamedTuple  # tensors (N, ...)
-    sequence: NamedTuple  # tensors (B, ...)
+    image: Any  # a NamedTuple of tensors (N, ...)
+    sequence: Any  # a NamedTuple of tensors (B, ...)
     image_index: torch.Tensor  # (B,) int64, the image that each sequence describes
     is_even: bool  # whether each image has the same number of sequences, side by side
 
     @classmethod
-    def first(cls, image: NamedTuple, sequence: NamedTuple) -> "DecoderState":
+    def first(cls, image: Any, sequence: Any) -> "DecoderState":
         """One sequence per image."""
         index = torch.arange(len(sequence[0]), device=sequence[0].device)
         return cls(image, sequence, index, is_even=True)
 
-    def with_sequence(self, sequence: NamedTuple) -> "DecoderState":
+    def with_sequence(self, sequence: Any) -> "DecoderState":
         """The same images, one step further."""
         return replace(self, sequence=sequence)
 
@@ -125,7 +125,7 @@ class WordOutput(nn.Module):
         return self.score(self.project(hidden))
 
 
-def pack_inputs(captions: torch.Tensor, embed: nn.Module) -> PackedSequence:
+def pack_inputs(captions: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]) -> PackedSequence:
     """Captions (M, T) -> embeddings of all but each one's last token, longest caption first, no padding."""
     lengths = ((captions != PAD).sum(dim=1) - 1).clamp(min=1)
     return pack_padded_sequence(

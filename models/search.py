@@ -96,16 +96,14 @@ def beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) ->
 
 def trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int) -> Captions:
     """Follow the parents from the last step to the first, for the wanted beams (N, K)."""
-    tokens, log_probs, attention = [], [], []
+    steps, attention = [], []
     for parent, token, log_prob, alphas in reversed(history):
-        tokens.append(token.gather(1, beam))
-        log_probs.append(log_prob.gather(1, beam))
+        steps.append((token.gather(1, beam), log_prob.gather(1, beam)))
         beam = parent.gather(1, beam)
         if alphas is not None:  # they were computed before the beams were reordered: the parents' rows
             alphas = alphas.view(n, k, -1)
             attention.append(alphas.gather(1, beam.unsqueeze(2).expand(-1, -1, alphas.shape[2])))
-    tokens = torch.stack(tokens[::-1], dim=2)
-    log_probs = torch.stack(log_probs[::-1], dim=2)
+    tokens, log_probs = (torch.stack(column[::-1], dim=2) for column in zip(*steps, strict=True))
     return Captions(
         tokens,
         log_probs.masked_fill(tokens == PAD, 0.0),
@@ -125,7 +123,7 @@ def sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Capt
     state = decoder.start(grid)
     tokens = torch.full((n,), SOS, device=device)
     finished = torch.zeros(n, dtype=torch.bool, device=device)
-    chosen, log_probs, attention = [], [], []
+    steps, attention = [], []
     for t in range(options.max_length + 1):
         must_end = t == options.max_length
         scores, state, alphas = next_log_probs(decoder, tokens, state, must_end, options.temperature)
@@ -133,16 +131,15 @@ def sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Capt
         tokens = torch.multinomial(allowed.exp(), 1, generator=random).squeeze(1)
         log_prob = scores.gather(1, tokens.unsqueeze(1)).squeeze(1).masked_fill(finished, 0.0)
         tokens = tokens.masked_fill(finished, PAD)
-        chosen.append(tokens)
-        log_probs.append(log_prob)
+        steps.append((tokens, log_prob))
         if alphas is not None:
             attention.append(alphas)
         finished = finished | (tokens == EOS)
         if finished.all():
             break
-    log_probs = torch.stack(log_probs, dim=1)
+    chosen, log_probs = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
     return Captions(
-        torch.stack(chosen, dim=1).unsqueeze(1),
+        chosen.unsqueeze(1),
         log_probs.unsqueeze(1),
         log_probs.sum(dim=1, keepdim=True),
         torch.stack(attention, dim=1).unsqueeze(1) if attention else None,

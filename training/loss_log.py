@@ -7,27 +7,31 @@ from reports.loss_log import COLUMNS
 
 
 class LossLog:
-    """Appends rows to the file and keeps them as `history`, which goes into the checkpoint.
+    """Appends rows to the file and keeps them as `history`, which is saved in the checkpoint.
 
-    A resumed run writes the file anew from the checkpoint's history: rows that were logged after the
-    checkpoint will be logged again.
+    A resumed run writes the file again from the history in the checkpoint: rows that were logged after that
+    checkpoint will be logged a second time.
     """
 
-    def __init__(self, path: Path, history: list[dict] | None = None):
-        self.path, self.history = path, list(history or [])
-        with replacing(path) as temporary:
-            temporary.write_text("\n".join([",".join(COLUMNS), *map(line, self.history)]) + "\n", "utf-8")
+    def __init__(self, path: Path):
+        self.path, self.history = path, list[dict]()
+
+    def write(self) -> None:
+        """Replace the file by the header and the history."""
+        with replacing(self.path) as temporary:
+            lines = [",".join(COLUMNS), *map(_line, self.history)]
+            temporary.write_text("\n".join(lines) + "\n", "utf-8")
 
     def add(self, **row) -> None:
-        """Values by column; a column that is not given stays empty."""
+        """Append a row: values by column; the others stay empty."""
         unknown = set(row) - set(COLUMNS)
         if unknown:
             raise ValueError(f"loss_log.txt has no column {sorted(unknown)}")
         self.history.append(row)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(line(row) + "\n")
+            file.write(_line(row) + "\n")
 
 
-def line(row: dict) -> str:
+def _line(row: dict) -> str:
     values = (row.get(column, "") for column in COLUMNS)
     return ",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)

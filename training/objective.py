@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -14,7 +14,8 @@ from models.model import CaptionModel
 from training.averages import Averages
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """One summand of a loss, `weight * sum / count`, so that the parts of a batch add up to the whole."""
 
     sum: torch.Tensor  # scalar, with a gradient

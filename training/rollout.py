@@ -41,7 +41,7 @@ def rollout(
     m, device = len(grid) * k, grid.device
     active = torch.arange(m, device=device)
     tokens = torch.full((m,), SOS, device=device)
-    captions, states = [tokens], []
+    captions, states = [tokens], list[torch.Tensor]()
     while len(active) and len(states) <= max_length:
         log_probs, state, _ = next_log_probs(decoder, tokens, state, must_end=False, temperature=temperature)
         tokens = torch.multinomial(log_probs.exp(), 1).squeeze(1)

@@ -44,9 +44,10 @@ class Run:
         self.averages = self.objective.averages(self.compute)  # of the epoch so far
         self.interval = self.objective.averages(self.compute)  # since the last row of the log
         self.epoch, self.batch = kind.first_epoch, 0  # this epoch, and how many of its batches are done
-        self.best, self.best_epoch = None, 0  # best monitored figure, and its epoch
+        self.best: float | None = None  # best monitored figure
+        self.best_epoch = 0  # and its epoch
         self.seconds_before, self.started = 0.0, time.monotonic()  # training time, across resumes
-        self.log: LossLog | None = None
+        self.log = LossLog(self.folder / "loss_log.txt")
         self.board: Board | None = None
         self.stopping = False
 
@@ -74,7 +75,7 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config.as_dict(), sort_keys=False))
             self.captioner.vocabulary.save(self.folder / "vocab.json")
-            self.log = self.log or LossLog(self.folder / "loss_log.txt")
+            self.log.write()
             if self.config.run.tensorboard:
                 self.board = Board(self.folder, self.trainer.steps)
         except OSError as error:
@@ -224,9 +225,9 @@ class Run:
         self.averages = self.objective.averages(self.compute, training["averages"])
         self.interval = self.objective.averages(self.compute, training["interval"])
         self.seconds_before, self.started = training["seconds"], time.monotonic()
-        self.log = LossLog(self.folder / "loss_log.txt", training["history"])
+        resume = {"event": "resume", "epoch": self.epoch, "step": training["steps"]}
+        self.log.history = [*training["history"], resume]
         self.samples.history = training.get("samples", [])
-        self.log.add(event="resume", epoch=self.epoch, step=training["steps"])
         self.trainer.load_state_dict(training)
 
     def report_best(self) -> None:
