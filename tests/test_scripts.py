@@ -17,7 +17,7 @@ from PIL import Image
 
 from data.formats import half_of
 from tests.conftest import tiny, write_dataset
-from tests.test_formats import write_coco
+from tests.helpers import write_coco
 
 ROOT = Path(__file__).parents[1]
 # One thread each: the tests themselves run side by side.
