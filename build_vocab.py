@@ -1,14 +1,15 @@
 """Build the vocabulary from the training captions and show what it covers.
 
-train.py does the same by itself; run this to look at the words, or to fix them for several runs.
+train.py builds the same vocabulary without this script. Run it to inspect or edit the words: train.py uses
+the file as long as the training captions and data.min_freq stay the same.
 """
 
 from pathlib import Path
 
 from config import config_parser, load_config
-from data.captions import SPLITS, read_captions
+from data.captions import SPLITS, read_table
 from data.sample import draw_if_asked
-from data.vocab import SPECIAL, Vocabulary, count_words
+from data.vocab import SPECIAL, Vocabulary, count_words, vocabulary_path
 from utils import run_script
 
 
@@ -25,13 +26,14 @@ def main() -> None:
     config = load_config(args.config, args.overrides)
 
     draw_if_asked(config.data.captions)
-    # Words need no images; but where they are, the words are those of the captions that training reads.
-    images_of = SPLITS if config.data.images.is_dir() else ()
-    table = read_captions(config.data.captions, config.data.images, config.data.max_bad_rows, images_of)
+    # A vocabulary needs no images; but if they exist, train.py leaves out captions without an image, and so
+    # does this script.
+    splits_with_images = SPLITS if config.data.images.is_dir() else ()
+    table = read_table(config.data, splits_with_images)
     captions = table.loc[table["split"] == "train", "caption"]
-    vocabulary = Vocabulary.build(captions, config.data.min_freq)
+    vocabulary = Vocabulary.build(captions, config.data.min_freq, config.data.captions)
     counts = count_words(captions)
-    output = args.output or config.data.captions[0].parent / "vocab.json"
+    output = args.output or vocabulary_path(config.data)
     vocabulary.save(output)
 
     known = len(vocabulary) - len(SPECIAL)

@@ -42,6 +42,9 @@ class DataConfig(Section):
         Path("archive/captions.csv"), min_length=1, description="captions file, or several as [a.json,b.json]"
     )
     images: Path = Field(Path("archive/images"), description="folder that the image names are relative to")
+    lists: Path | None = Field(
+        None, description="folder of the Flickr_8k.*Images.txt, which split captions that have no splits"
+    )
     max_bad_rows: float = Field(
         0.05, ge=0, le=1, description="share of unusable rows that is left out; more is an error"
     )

@@ -7,7 +7,7 @@ import pandas as pd
 
 from compute import Compute, seed_everything
 from config import Config, config_parser, load_config
-from data.captions import read_captions, references
+from data.captions import read_table, references
 from data.sample import draw_if_asked
 from training.datasets import make_datasets
 from training.run import Run
@@ -77,7 +77,7 @@ def find_data(config: Config) -> pd.DataFrame:
             "Flickr8k (Kaggle's 'flickr8k' has images and captions), put captions.csv and images/ there, or "
             "try the built-in sample: python train.py --config configs/sample.yaml"
         )
-    return read_captions(data.captions, data.images, data.max_bad_rows)
+    return read_table(data)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from captioning import Captioner
 from compute import seed_everything
-from data.captions import read_captions
+from data.captions import read_table
 from data.dataset import make_loader, training_batches
 from files import newest_checkpoint
 from training.datasets import make_datasets
@@ -44,7 +44,7 @@ def main() -> None:
     captioner = Captioner.load(checkpoint, [*args.overrides, *objective])
     config, data = captioner.config, captioner.config.data
     seed_everything(config.run.seed)
-    table = read_captions(data.captions, data.images, data.max_bad_rows)
+    table = read_table(data)
     [dataset] = make_datasets(captioner, table, ["train"])
 
     began = time.perf_counter()

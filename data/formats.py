@@ -1,177 +1,145 @@
-"""Captions files as people share them: recognised by their content and read into rows of one shape."""
+"""Captions files as people share them: recognised by their content and read into rows of one shape.
 
-import csv
-import hashlib
-import json
+FORMATS, at the end, lists what is read. To add a format, add its reader and its entry here, and to
+tests/test_formats.py a function that writes such a file.
+"""
+
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data.captions_file import CaptionsFile, Row
+from data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, csv_rows, is_csv, is_json_lines, json_lines_rows
+from data.splits import half_of, split_by_lists
 from utils import UserError
 
-KNOWN = (
-    "what is read: a CSV with image,caption[,split], Flickr30k's results.csv, Flickr8k.token.txt, Karpathy's "
-    "dataset_*.json, COCO's captions_*.json"
-)
-TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")
-# One row of the file that everybody has lacks the second bar: "2199200615.jpg| 4   A dog runs ...".
-RESULTS_LINE = re.compile(r"([^|]+)\|\s*\d+\s*[|\s]\s*(.*)")
+_TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")
+# One row of the well-known file lacks the second bar: "2199200615.jpg| 4   A dog runs ...".
+_RESULTS_LINE = re.compile(r"([^|]+)\|\s*\d+\s*[|\s]\s*(.*)")
 
 
-class Row(NamedTuple):
-    """One caption, or a row that cannot be read as one."""
+class Format(NamedTuple):
+    """One format of captions files."""
 
-    image: str
-    caption: str
-    split: str | None = None  # None where the format has no splits, "" for a caption that is set aside
-    image_id: int | str | None = None
-    folder: str = ""  # of COCO's images, as train2014; they may also lie without it
-    problem: str = ""  # why the row cannot be used
+    name: str
+    example: str  # a whole file, as small as possible
+    splits: str  # where the splits come from, for the docs
+    recognises: Callable[[CaptionsFile], bool]
+    rows: Callable[[CaptionsFile], Iterator[Row]]
 
 
 class Source(NamedTuple):
-    """What a file was recognised as, and its rows, read as they are asked for."""
+    """What a file was recognised as, and its rows."""
 
     format: str
-    rows: Iterator[Row]
+    rows: Iterable[Row]
 
 
-def open_captions(paths: Sequence[Path]) -> list[Source]:
+def open_captions(paths: Sequence[Path], lists: Path | None = None) -> list[Source]:
     """Recognise each file by its content.
 
+    Args:
+        lists: folder of Flickr8k's split lists for files without splits; None looks beside each file.
+
     Raises:
-        UserError: a file is missing, is not UTF-8 or is in no format known here. Reading the rows raises it
-            where a file breaks off or lacks what its format has.
+        UserError: a file is missing, is not UTF-8 or has an unknown format, or the lists cannot be used.
+            Reading the rows raises it where a file is incomplete.
     """
-    # COCO keeps the captions of its test images to itself, so its val file serves as val and as test. A
-    # file that comes alone has no such role: it is split by hash, as any format without splits.
+    # COCO does not publish the captions of its test images, so its val file serves as val and test.
+    # A file that comes alone is split by hash, as any file without splits.
     paired = all(any(split in path.stem for path in paths) for split in ("train", "val"))
     sources = []
     for path in paths:
-        source = recognise(path, paired)
-        sources.append(Source(source.format, guarded(path, source)))
+        file = CaptionsFile(path, paired)
+        found = _recognise(file)
+        rows, remark = split_by_lists(_guarded(file, found), path, lists)
+        sources.append(Source(found.name + remark, rows))
     return sources
 
 
-def recognise(path: Path, paired: bool) -> Source:
-    """`paired`: whether the names of the files say which of them is COCO's train and which its val."""
+def _recognise(file: CaptionsFile) -> Format:
+    for known in FORMATS:
+        if known.recognises(file):
+            return known
+    raise UserError(
+        f"{file.path} has an unknown format (columns found: {', '.join(file.columns[:20])}); known formats: "
+        + "; ".join(known.name for known in FORMATS)
+    )
+
+
+def _guarded(file: CaptionsFile, found: Format) -> Iterator[Row]:
+    """The rows, with a UserError for an entry that is not as the format requires."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = file.read(1 << 16).strip().split("\n")
-    except FileNotFoundError:
-        raise UserError(f"no captions file at {path}; set data.captions to yours") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8; save it as UTF-8 ({KNOWN})") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}); set data.captions to a file") from None
-    if not lines[0]:
-        raise UserError(f"{path} is empty; {KNOWN}")
-    if lines[0].startswith(("{", "[")):
-        return recognise_json(path, paired)
-    if re.match(r"image_name\s*\|", lines[0]):
-        return Source("Flickr30k's results.csv", results_rows(path))
-    if any(TOKEN_LINE.fullmatch(line) for line in lines[:5]):
-        splits = split_lists(path)
-        return Source("Flickr8k.token.txt" + (" and its lists" if splits else ""), token_rows(path, splits))
-    header = [name.strip().lower() for name in next(csv.reader(lines[:1]))]
-    for column in ("image", "caption"):
-        if column not in header:
-            found = ", ".join(header[:5])
-            raise UserError(f"{path}: no column {column!r} in its first line ({found}); {KNOWN}")
-    columns = [column for column in ("image", "caption", "split") if column in header]
-    return Source(f"CSV with {','.join(columns)}", csv_rows(path, header))
-
-
-def recognise_json(path: Path, paired: bool) -> Source:
-    def without_tokens(entry: dict) -> dict:
-        entry.pop("tokens", None)  # Karpathy's: ten times the memory of the caption that they are
-        return entry
-
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=without_tokens)
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); is it complete?") from None
-    images = content.get("images") if isinstance(content, dict) else None
-    if images and "sentences" in images[0]:
-        return Source("Karpathy's JSON", karpathy_rows(content))
-    if images and "annotations" in content:
-        name = "COCO captions" + (" (the val file is val and test)" if paired else "")
-        return Source(name, coco_rows(content, path.stem, paired))
-    raise UserError(f"{path} is JSON, but has neither images with sentences nor annotations; {KNOWN}")
-
-
-def guarded(path: Path, source: Source) -> Iterator[Row]:
-    """The rows, with a UserError for what the reader stumbles over."""
-    try:
-        yield from source.rows
+        yield from found.rows(file)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} was read as {source.format}, but an entry lacks {error}") from None
+        raise UserError(f"{file.path} was read as {found.name}, but an entry lacks {error}") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} was read as {source.format}, but {error}; save it as UTF-8") from None
+        raise UserError(f"{file.path} was read as {found.name}, but {error}; save it as UTF-8") from None
 
 
-def csv_rows(path: Path, header: list[str]) -> Iterator[Row]:
-    """image,caption[,split] in any order among other columns, quoted as RFC 4180 has it."""
-    image, caption = header.index("image"), header.index("caption")
-    split = header.index("split") if "split" in header else None
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True, skipinitialspace=True)
-        lines = filter(None, reader)
-        try:
-            next(lines)
-            for fields in lines:
-                if len(fields) == len(header):
-                    in_split = None if split is None else fields[split].strip()
-                    yield Row(fields[image], fields[caption], in_split)
-                else:
-                    problem = f"line {reader.line_num} has {len(fields)} fields instead of {len(header)}"
-                    yield Row("", "", problem=problem + " (a caption with commas needs quotes)")
-        except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num}: {error}; look at the quotes there") from None
+def formats_table() -> str:
+    """Markdown: a table of the formats, and the names that columns may have."""
+    lines = ["| format | example | splits |", "|---|---|---|"]
+    for known in FORMATS:
+        example = known.example.replace("|", r"\|").replace("\t", "<TAB>")
+        code = "<br>".join(f"`{line}`" for line in example.split("\n"))
+        lines.append(f"| {known.name} | {code} | {known.splits} |")
+    image, caption = (", ".join(f"`{name}`" for name in names) for names in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Names of the image column in a CSV and in JSON Lines: {image}.",
+            f"Names of the caption column: {caption}.",
+            "If a file has several of them, the first in this order is used.",
+        ]
+    )
 
 
-def results_rows(path: Path) -> Iterator[Row]:
+def _results_rows(file: CaptionsFile) -> Iterator[Row]:
     """`image_name| comment_number| comment`; quotes are part of the caption."""
-    return matched_rows(path, RESULTS_LINE, "is not image| number| caption", skip=1)
+    return _matched_rows(file, _RESULTS_LINE, "is not image| number| caption", skip=1)
 
 
-def token_rows(path: Path, splits: dict[str, str] | None) -> Iterator[Row]:
-    """`image#number<TAB>caption`; an image in none of the lists is set aside."""
-    for row in matched_rows(path, TOKEN_LINE, "is not image#number<TAB>caption"):
-        # One image of Flickr8k is called ....jpg.1 in this file alone.
-        image = re.sub(r"(\.jpe?g)\.\d+$", r"\1", row.image)
-        yield row._replace(image=image, split=None if splits is None else splits.get(image, ""))
+def _token_images(file: CaptionsFile) -> list[str]:
+    """The images of the first lines that have the form of a token file."""
+    return [match[1] for line in file.lines[:5] if (match := _TOKEN_LINE.fullmatch(line))]
 
 
-def matched_rows(path: Path, pattern: re.Pattern, otherwise: str, skip: int = 0) -> Iterator[Row]:
+def _is_flickr30k_token(file: CaptionsFile) -> bool:
+    # By content, as people rename files: Flickr30k names an image by a number alone, Flickr8k by two.
+    images = _token_images(file)
+    return bool(images) and all(re.fullmatch(r"\d{5,}\.jpg", image) for image in images)
+
+
+def _token_rows(file: CaptionsFile) -> Iterator[Row]:
+    """`image#number<TAB>caption`."""
+    for row in _matched_rows(file, _TOKEN_LINE, "is not image#number<TAB>caption"):
+        # One image of Flickr8k has a name in ".jpg.1" in this file, and nowhere else.
+        yield row._replace(image=re.sub(r"(\.jpe?g)\.\d+$", r"\1", row.image))
+
+
+def _matched_rows(file: CaptionsFile, pattern: re.Pattern, otherwise: str, skip: int = 0) -> Iterator[Row]:
     """A row per line from the two groups of `pattern`, after a header of `skip` lines."""
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
+    with open(file.path, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
             if number <= skip or not line.strip():
                 continue
             match = pattern.fullmatch(line.rstrip("\n"))
             yield Row(*match.groups()) if match else Row("", "", problem=f"line {number} {otherwise}")
 
 
-def split_lists(path: Path) -> dict[str, str] | None:
-    """Image -> split from the Flickr_8k.*Images.txt beside Flickr8k.token.txt; None where there are none."""
-    names = {"train": "train", "dev": "val", "test": "test"}
-    lists = {path.with_name(f"Flickr_8k.{name}Images.txt"): split for name, split in names.items()}
-    missing = [file.name for file in lists if not file.is_file()]
-    if len(missing) == len(lists):
-        return None
-    if missing:
-        raise UserError(f"{missing[0]} is missing beside {path}; put it there, or take the other lists away")
-    return {
-        image: split for file, split in lists.items() for image in file.read_text("utf-8-sig").splitlines()
-    }
+def _is_karpathy(file: CaptionsFile) -> bool:
+    match file.content.get("images"):
+        case [{"sentences": _}, *_]:
+            return True
+    return False
 
 
-def karpathy_rows(content: dict) -> Iterator[Row]:
+def _karpathy_rows(file: CaptionsFile) -> Iterator[Row]:
     """{"images": [{"filename", "split", "sentences": [{"raw"}], "imgid"; of COCO "filepath", "cocoid"}]}."""
-    for image in content["images"]:
+    for image in file.content["images"]:
         # The 30,504 images of COCO's val that are in neither val nor test are for training.
         split = "train" if image["split"] == "restval" else image["split"]
         image_id = image.get("cocoid", image.get("imgid"))
@@ -180,15 +148,20 @@ def karpathy_rows(content: dict) -> Iterator[Row]:
             yield Row(image["filename"], caption, split, image_id, image.get("filepath", ""))
 
 
-def coco_rows(content: dict, stem: str, paired: bool) -> Iterator[Row]:
-    """{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]} of a file named `stem`."""
-    names = {image["id"]: image["file_name"] for image in content["images"]}
+def _is_coco(file: CaptionsFile) -> bool:
+    return {"images", "annotations"} <= file.content.keys()
+
+
+def _coco_rows(file: CaptionsFile) -> Iterator[Row]:
+    """{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}."""
+    stem = file.path.stem
+    names = {image["id"]: image["file_name"] for image in file.content["images"]}
     folder = re.search(r"(train|val)\d{4}", stem)
     folder = folder[0] if folder else ""
     splits: dict[str, str | None] = dict.fromkeys(names.values())
-    if paired:
+    if file.paired:
         splits = {name: "train" if "train" in stem else half_of(name) for name in splits}
-    for annotation in content["annotations"]:
+    for annotation in file.content["annotations"]:
         image_id, caption = annotation["image_id"], annotation["caption"] or ""
         if name := names.get(image_id):
             yield Row(name, caption, splits[name], image_id, folder)
@@ -196,16 +169,74 @@ def coco_rows(content: dict, stem: str, paired: bool) -> Iterator[Row]:
             yield Row("", caption, problem=f"an annotation of image {image_id}, which the file does not list")
 
 
-def split_of(image: str) -> str:
-    """train (80 %), val (10 %) or test (10 %) from the name alone, so that adding images moves no other."""
-    return {0: "val", 1: "test"}.get(bucket_of(image), "train")
+_COCO_EXAMPLE = (
+    '{"images": [{"id": 42, "file_name": "dog.jpg"}], '
+    '"annotations": [{"image_id": 42, "caption": "A dog runs ."}]}'
+)
 
-
-def half_of(image: str) -> str:
-    """val or test from the name alone; what `split_of` has in val or test is there, too."""
-    return ("val", "test")[bucket_of(image) % 2]
-
-
-def bucket_of(image: str) -> int:
-    """0 to 9, as good as random."""
-    return int.from_bytes(hashlib.sha256(image.encode("utf-8", "surrogatepass")).digest()[:8]) % 10
+# A file is read by the first format that recognises it.
+FORMATS = [
+    Format(
+        "Karpathy's JSON",
+        '{"images": [{"filename": "dog.jpg", "split": "train", "sentences": [{"raw": "A dog runs ."}]}]}',
+        "the key `split`; `restval` is `train`",
+        _is_karpathy,
+        _karpathy_rows,
+    ),
+    Format(
+        "COCO captions",
+        _COCO_EXAMPLE,
+        "by lists or by hash",
+        lambda file: _is_coco(file) and not file.paired,
+        _coco_rows,
+    ),
+    Format(
+        "COCO captions (the val file is val and test)",
+        _COCO_EXAMPLE,
+        "the names of the two files; val and test by hash",
+        lambda file: _is_coco(file) and file.paired,
+        _coco_rows,
+    ),
+    Format(
+        "Hugging Face's metadata.jsonl",
+        '{"file_name": "dog.jpg", "text": "A dog runs ."}',
+        "the key `split`, or by lists or by hash",
+        is_json_lines,
+        json_lines_rows,
+    ),
+    Format(
+        "Flickr30k's results.csv",
+        "image_name| comment_number| comment\ndog.jpg| 0| A dog runs .",
+        "by lists or by hash",
+        lambda file: bool(re.match(r"image_name\s*\|", file.lines[0])),
+        _results_rows,
+    ),
+    Format(
+        "Flickr30k's results_20130124.token",
+        "1000092795.jpg#0\tA dog runs .",
+        "by lists or by hash",
+        _is_flickr30k_token,
+        _token_rows,
+    ),
+    Format(
+        "Flickr8k.token.txt",
+        "1000268201_693b08cb0e.jpg#0\tA dog runs .",
+        "by lists or by hash",
+        lambda file: bool(_token_images(file)),
+        _token_rows,
+    ),
+    Format(
+        "CSV with image,caption,split",
+        'image,caption,split\ndog.jpg,"A dog, running .",train',
+        "the column `split`; rows where it is empty are left out",
+        lambda file: is_csv(file) and "split" in file.columns,
+        csv_rows,
+    ),
+    Format(
+        "CSV with image,caption",
+        "image,caption\ndog.jpg,A dog runs .",
+        "by lists or by hash",
+        is_csv,
+        csv_rows,
+    ),
+]

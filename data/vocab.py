@@ -1,10 +1,15 @@
 """Words and their indices."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
+
+from config import DataConfig
 from data.tokenizer import tokenize
 from files import replacing
 from utils import EOS, PAD, SOS, UNK, UserError
@@ -12,31 +17,45 @@ from utils import EOS, PAD, SOS, UNK, UserError
 SPECIAL = ("<pad>", "<sos>", "<eos>", "<unk>")
 
 
-class Vocabulary:
-    """The words a model knows, with indices in [0, len). The four special tokens come first."""
+class BuiltFrom(NamedTuple):
+    """What the words of a vocabulary were chosen from."""
 
-    def __init__(self, words: Sequence[str]):
+    captions: list[str]  # names of the captions files, to tell the user
+    digest: str  # of how often each word occurs in the training captions: it covers files, splits and tokens
+    min_freq: int
+
+
+class Vocabulary:
+    """The words that a model knows, with indices in [0, len). The four special tokens come first."""
+
+    def __init__(self, words: Sequence[str], built_from: BuiltFrom | None = None):
         """`words`: every token in order of index, special tokens first; raises ValueError otherwise."""
         if tuple(words[:4]) != SPECIAL or len(set(words)) != len(words):
             raise ValueError(f"a vocabulary begins with {' '.join(SPECIAL)} and holds each word once")
         self.words = list(words)
         self.index = {word: i for i, word in enumerate(self.words)}
+        self.built_from = built_from
 
     @classmethod
-    def build(cls, captions: Iterable[str], min_freq: int) -> "Vocabulary":
-        """From training captions: the words seen `min_freq` times or more, most frequent first."""
+    def build(cls, captions: Iterable[str], min_freq: int, files: Sequence[Path] = ()) -> "Vocabulary":
+        """The words that occur `min_freq` times or more in the training captions, most frequent first.
+
+        `files`: where the captions are from, for the record.
+        """
         counts = count_words(captions)
-        # Ties go by the alphabet, so that the order of the captions file does not change the indices.
+        # Ties are broken by the alphabet, so that the order of the captions does not change the indices.
         frequent = sorted((-n, word) for word, n in counts.items() if n >= min_freq and word not in SPECIAL)
-        return cls([*SPECIAL, *(word for _, word in frequent)])
+        digest = hashlib.sha256(json.dumps(sorted(counts.items())).encode()).hexdigest()
+        record = BuiltFrom([file.name for file in files], digest, min_freq)
+        return cls([*SPECIAL, *(word for _, word in frequent)], record)
 
     def __len__(self) -> int:
         return len(self.words)
 
     def numericalize(self, caption: str, max_length: int | None = None) -> list[int]:
-        """`<sos> words <eos>` as indices in [0, len); a word that is not here becomes `<unk>`.
+        """`<sos> words <eos>` as indices in [0, len); an unknown word becomes `<unk>`.
 
-        A caption of more than `max_length` words is cut and gets no `<eos>`: it did not end there.
+        A caption of more than `max_length` words is cut and gets no `<eos>`, as it does not end there.
         """
         words = tokenize(caption)
         end = [EOS] if max_length is None or len(words) <= max_length else []
@@ -58,25 +77,66 @@ class Vocabulary:
         return sum(n for word, n in counts.items() if word in self.index) / max(counts.total(), 1)
 
     def save(self, path: Path) -> None:
+        """Write the words and, if known, what they were built from as JSON."""
+        content = {"words": self.words}
+        if self.built_from:
+            content = {"built_from": self.built_from._asdict(), **content}
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"words": self.words}, ensure_ascii=False, indent=0), "utf-8")
+            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=0), "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         """Raises UserError where there is no vocabulary at `path`."""
         try:
-            return cls(json.loads(path.read_text("utf-8"))["words"])
+            content = json.loads(path.read_text("utf-8"))
+            record = content.get("built_from")
+            return cls(content["words"], BuiltFrom(**record) if record else None)
         except FileNotFoundError:
             raise UserError(f"no vocabulary at {path}; build_vocab.py writes one") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} is not a vocabulary ({error}); write it anew with build_vocab.py"
+                f"{path} is not a vocabulary ({error}); delete it or write a new one with build_vocab.py"
             ) from None
+
+
+def find_vocabulary(data: DataConfig, table: pd.DataFrame) -> Vocabulary:
+    """The vocabulary for training on `table`.
+
+    The file that build_vocab.py writes beside the captions is used if it was built from the same training
+    captions with the same data.min_freq; its words may have been edited since.
+    """
+    captions = table.loc[table["split"] == "train", "caption"]
+    built = Vocabulary.build(captions, data.min_freq, data.captions)
+    path = vocabulary_path(data)
+    if not path.exists():
+        return built
+    found = Vocabulary.load(path)
+    if reason := _difference(found.built_from, built.built_from):
+        print(
+            f"vocabulary: {path} {reason}, so it is not used and training builds its own; "
+            "run build_vocab.py with the same settings to replace it, or delete it"
+        )
+        return built
+    print(f"vocabulary: {path}")
+    return found
+
+
+def vocabulary_path(data: DataConfig) -> Path:
+    """Where build_vocab.py writes the vocabulary and training looks for it: beside the captions."""
+    return data.captions[0].parent / "vocab.json"
+
+
+def _difference(found: BuiltFrom | None, wanted: BuiltFrom) -> str:
+    """How a vocabulary was built differently, in words; empty if it was not."""
+    if found is None:
+        return "does not record what it was built from"
+    reasons = []
+    if found.digest != wanted.digest:
+        reasons.append(f"from other training captions (of {', '.join(found.captions)})")
+    if found.min_freq != wanted.min_freq:
+        reasons.append(f"with data.min_freq={found.min_freq} instead of {wanted.min_freq}")
+    return "was built " + " and ".join(reasons) if reasons else ""
 
 
 def count_words(captions: Iterable[str]) -> Counter[str]:
     return Counter(word for caption in captions for word in tokenize(caption))
-
-
-def find_vocabulary(data, table) -> Vocabulary:
-    return Vocabulary.build(table.loc[table["split"] == "train", "caption"], data.min_freq)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.captions import read_captions, references
-from tests.test_formats import write_coco, write_csv, write_karpathy, write_token
+from tests.helpers import write_coco, write_csv, write_karpathy, write_token
 from utils import UserError
 
 
@@ -23,7 +23,7 @@ def read(folder, text: str, encoding="utf-8", **options):
     """The table of a captions file whose images are not looked for."""
     path = folder / "captions.csv"
     path.write_bytes(text.encode(encoding))
-    return read_captions(path, folder, images_of=(), **options)
+    return read_captions(path, folder, splits_with_images=(), **options)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -52,7 +52,7 @@ def test_columns_may_come_in_any_order_among_others(tmp_path):
     assert table.to_dict("records") == [{"image": "a.jpg", "caption": "a dog", "split": "val"}]
 
 
-def test_rows_set_aside_by_an_empty_split_are_left_out_without_a_word(tmp_path, capsys):
+def test_rows_set_aside_by_an_empty_split_are_left_out_silently(tmp_path, capsys):
     table = read(tmp_path, "image,caption,split\na.jpg,x,train\nb.jpg,y,\n", max_bad_rows=0)
     assert table["image"].tolist() == ["a.jpg"]
     assert "left out" not in capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_rows_that_cannot_be_used_are_counted_and_the_first_are_named(tmp_path, 
     assert "no image 'gone.jpg'; '1.jpg' has no caption; a row without an image; …" in said
     with pytest.raises(UserError, match=r"5 of 100 rows .* That is 5\.0%.*data\.max_bad_rows"):
         read_captions(tmp_path / "captions.csv", images, max_bad_rows=0.04)
-    assert len(read_captions(tmp_path / "captions.csv", images, images_of=())) == 97
+    assert len(read_captions(tmp_path / "captions.csv", images, splits_with_images=())) == 97
 
 
 def test_lines_that_do_not_have_the_form_are_named_by_their_number(tmp_path, images, capsys):
@@ -115,13 +115,13 @@ def test_lines_that_do_not_have_the_form_are_named_by_their_number(tmp_path, ima
     assert "line 3 is not image| number| caption" in capsys.readouterr().out
 
 
-def test_only_the_images_of_the_wanted_splits_have_to_be_there(tmp_path, images):
+def test_only_the_splits_with_images_the_wanted_splits_have_to_be_there(tmp_path, images):
     path = tmp_path / "captions.csv"
     path.write_text("image,caption,split\na.jpg,x,train\nb.jpg,y,val\nc.jpg,z,test\n")
     (images / "c.jpg").touch()
-    assert len(read_captions(path, images, images_of=["test"])) == 3
+    assert len(read_captions(path, images, splits_with_images=["test"])) == 3
     with pytest.raises(UserError, match=r"no image 'b\.jpg'. That is 100\.0%"):
-        read_captions(path, images, images_of=["val"])
+        read_captions(path, images, splits_with_images=["val"])
     with pytest.raises(UserError, match="no images folder"):
         read_captions(path, tmp_path / "elsewhere")
 

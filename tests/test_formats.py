@@ -2,47 +2,39 @@
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data.captions import read_captions
-from data.formats import half_of, open_captions, split_of
+from data.formats import FORMATS, formats_table, open_captions
+from data.splits import half_of, split_of
 from evaluate import image_ids, read_predictions
+from tests.helpers import Rows, by_image, write_coco, write_csv, write_karpathy, write_token
 from utils import UserError
 
-# What has gone wrong elsewhere: commas, quotes, bars, number signs, other letters, what looks like no value.
+# What other readers have trouble with: commas, quotes, bars, number signs, other scripts, "null".
 CAPTIONS = (
     'A dog, "Rex", runs .', "ein Hund läuft über die Straße", "一只狗 在 跑", "собака | бежит", "null",
     "a cat #1 on a mat's edge", "dos niños juegan; uno ríe",
 )  # fmt: skip
-Rows = list[tuple[str, str, str]]  # image, caption, split
+FLICKR30K_TOKEN = "Flickr30k's results_20130124.token"
 
 
-def example(images: int = 200, captions: int = 5) -> Rows:
-    """Rows of `images` images, the train split first, as COCO's two files have it."""
-    splits = ["train"] * (images - 2 * (images // 5)) + ["val", "test"] * (images // 5)
+def example(name: str = "") -> Rows:
+    """200 images with 5 captions each, the train split first, as COCO's two files have it.
+
+    `name`: the format, since a token file is recognised by the names of its images.
+    """
+    number = "1000092{:03}.jpg" if name == FLICKR30K_TOKEN else "image_{:03}.jpg"
+    splits = ["train"] * 120 + ["val", "test"] * 40
     return [
-        (f"image_{i:03}.jpg", f"{CAPTIONS[(i + k) % len(CAPTIONS)]} {i} {k}", split)
+        (number.format(i), f"{CAPTIONS[(i + k) % len(CAPTIONS)]} {i} {k}", split)
         for i, split in enumerate(splits)
-        for k in range(captions)
+        for k in range(5)
     ]
-
-
-def by_image(rows: Rows) -> dict[tuple[str, str], list[str]]:
-    """(image, split) -> captions."""
-    images = {}
-    for image, caption, split in rows:
-        images.setdefault((image, split), []).append(caption)
-    return images
-
-
-def write_csv(folder: Path, rows: Rows) -> list[Path]:
-    with open(folder / "captions.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("image", "caption", "split"), *rows])
-    return [folder / "captions.csv"]
 
 
 def write_captions_txt(folder: Path, rows: Rows) -> list[Path]:
@@ -61,95 +53,141 @@ def write_results(folder: Path, rows: Rows) -> list[Path]:
     return [folder / "results.csv"]
 
 
-def write_token(folder: Path, rows: Rows) -> list[Path]:
-    lines = []
-    lists = {"train": [], "val": [], "test": []}
-    for (image, split), captions in by_image(rows).items():
-        name = image + ".1" * (image == "image_003.jpg")  # as one name of the real file is written
-        lines += [f"{name}#{n}\t{caption}" for n, caption in enumerate(captions)]
-        lists[split].append(image)
-    lines.append("in_no_list.jpg#0\tset aside")
-    (folder / "Flickr8k.token.txt").write_bytes("\r\n".join([*lines, ""]).encode())
-    for split, name in {"train": "train", "val": "dev", "test": "test"}.items():
-        (folder / f"Flickr_8k.{name}Images.txt").write_bytes("\r\n".join([*lists[split], ""]).encode())
-    return [folder / "Flickr8k.token.txt"]
+def write_flickr30k_token(folder: Path, rows: Rows) -> list[Path]:
+    """Flickr30k's token file, also among Flickr8k's lists, which name none of its images."""
+    [path] = write_token(folder, rows)
+    lines = path.read_text("utf-8").splitlines()[:-1]
+    write_token(folder, [("1000268201_693b08cb0e.jpg", "a girl", "train")])
+    (folder / "results_20130124.token").write_text("\n".join(lines), "utf-8")
+    return [folder / "results_20130124.token"]
 
 
-def write_karpathy(folder: Path, rows: Rows, **more) -> list[Path]:
-    images = [
-        {
-            "filename": image,
-            "imgid": i,
-            "split": "restval" if image == "image_001.jpg" else split,
-            "sentences": [{"raw": caption, "tokens": caption.split()} for caption in captions],
-            **more,
-        }
-        for i, ((image, split), captions) in enumerate(by_image(rows).items())
-    ]
-    content = {"images": images, "dataset": "flickr8k"}
-    (folder / "dataset_flickr8k.json").write_text(json.dumps(content), "utf-8")
-    return [folder / "dataset_flickr8k.json"]
+def write_json_lines(folder: Path, rows: Rows) -> list[Path]:
+    lines = [json.dumps({"file_name": image, "text": caption}) for image, caption, _ in rows]
+    (folder / "metadata.jsonl").write_text("\n".join([*lines, ""]))
+    return [folder / "metadata.jsonl"]
 
 
-def write_coco(folder: Path, rows: Rows, year: str = "2014") -> list[Path]:
-    paths, ids = [], {image: 1000 + i for i, (image, _) in enumerate(by_image(rows))}
-    for kind in ("train", "val"):
-        mine = [row for row in rows if (row[2] == "train") == (kind == "train")]
-        content = {
-            "info": {},
-            "images": [{"id": ids[image], "file_name": image} for image, _ in by_image(mine)],
-            "annotations": [
-                {"image_id": ids[image], "id": n, "caption": caption}
-                for n, (image, caption, _) in enumerate(mine)
-            ],
-        }
-        path = folder / f"captions_{kind}{year}.json"
-        path.write_text(json.dumps(content, ensure_ascii=False), "utf-8-sig")
-        paths.append(path)
-    return paths
+def write_coco_file(folder: Path, rows: Rows) -> list[Path]:
+    """One of COCO's files, with all images."""
+    return write_coco(folder, [(image, caption, "train") for image, caption, _ in rows])[:1]
 
 
-FORMATS = {
+WRITERS = {
+    "Karpathy's JSON": write_karpathy,
+    "COCO captions": write_coco_file,
+    "COCO captions (the val file is val and test)": write_coco,
+    "Hugging Face's metadata.jsonl": write_json_lines,
+    "Flickr30k's results.csv": write_results,
+    FLICKR30K_TOKEN: write_flickr30k_token,
+    "Flickr8k.token.txt": write_token,
     "CSV with image,caption,split": write_csv,
     "CSV with image,caption": write_captions_txt,
-    "Flickr30k's results.csv": write_results,
-    "Flickr8k.token.txt and its lists": write_token,
-    "Karpathy's JSON": write_karpathy,
-    "COCO captions": write_coco,
 }
+NAMES = [known.name for known in FORMATS]
+WITH_SPLITS = {"Karpathy's JSON", "Flickr8k.token.txt", "CSV with image,caption,split"}
 
 
-@pytest.fixture
-def images(tmp_path) -> Path:
-    """A folder with a file for each image of `example`: whether it is an image is not read yet."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for image, _ in by_image(example()):
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder with a file for each image of `example`; the files are never read as images here."""
+    folder = tmp_path_factory.mktemp("images")
+    for image, _ in by_image(example() + example(FLICKR30K_TOKEN)):
         (folder / image).touch()
     return folder
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_format_gives_the_same_table(tmp_path, images, capsys, name):
-    rows = example()
-    table = read_captions(FORMATS[name](tmp_path, rows), images, max_bad_rows=0)
+    rows = example(name)
+    table = read_captions(WRITERS[name](tmp_path, rows), images, max_bad_rows=0)
     assert list(table[["image", "caption"]].itertuples(index=False, name=None)) == [r[:2] for r in rows]
-    own = {
-        "CSV with image,caption": [split_of(image) for image, _, _ in rows],
-        "Flickr30k's results.csv": [split_of(image) for image, _, _ in rows],
-        "COCO captions": [split if split == "train" else half_of(image) for image, _, split in rows],
-    }
-    assert table["split"].tolist() == own.get(name, [split for _, _, split in rows])
-    said = capsys.readouterr().out
-    assert f": {name}" in said
-    assert "200 images" in said
-    assert "1,000 captions" in said
-    assert ("by hash" in said) == (name in ("CSV with image,caption", "Flickr30k's results.csv"))
+    splits = [split if name in WITH_SPLITS else split_of(image) for image, _, split in rows]
+    if name == "COCO captions (the val file is val and test)":
+        splits = [split if split == "train" else half_of(image) for image, _, split in rows]
+    assert table["split"].tolist() == splits
+    printed = capsys.readouterr().out
+    assert f": {name}" in printed
+    assert "200 images" in printed
+    assert "1,000 captions" in printed
+    assert ("(split by hash of the names)" in printed) == (splits == [split_of(row[0]) for row in rows])
+    assert (f"(split by the lists in {tmp_path})" in printed) == (name == "Flickr8k.token.txt")
 
 
-@pytest.mark.parametrize(("name", "first"), [("Karpathy's JSON", 0), ("COCO captions", 1000)])
-def test_images_keep_the_ids_of_the_source(tmp_path, images, name, first):
-    table = read_captions(FORMATS[name](tmp_path, example()), images)
+@pytest.mark.parametrize("known", FORMATS, ids=NAMES)
+def test_the_example_of_a_format_is_a_file_in_it(tmp_path, known):
+    pair = [tmp_path / "captions_train.json", tmp_path / "captions_val.json"]
+    for path in pair:
+        path.write_text(known.example)
+    opened = {source.format: source for paths in (pair, pair[:1]) for source in open_captions(paths)}
+    [row] = opened[known.name].rows
+    assert row.image in known.example
+    assert re.fullmatch("A dog,? run.*", row.caption)
+
+
+def test_the_page_has_the_table_of_the_list():
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
+    between = page.split("<!-- formats:begin -->")[1].split("<!-- formats:end -->")[0]
+    assert between.strip() == formats_table()
+
+
+@pytest.mark.parametrize("image", ["image", "image_name", "filename", "file_name", "Image_Name"])
+@pytest.mark.parametrize("caption", ["caption", "comment", "raw", "sentence", "text"])
+def test_columns_may_have_the_names_that_are_common(tmp_path, images, image, caption):
+    path = tmp_path / "captions.csv"
+    path.write_text(f"number,{caption},split,{image}\n0,a dog,val,image_007.jpg\n")
+    expected = [{"image": "image_007.jpg", "caption": "a dog", "split": "val"}]
+    assert read_captions(path, images).to_dict("records") == expected
+    path.write_text(json.dumps({caption: "a dog", "split": "val", image.lower(): "image_007.jpg"}))
+    assert read_captions(path, images).to_dict("records") == expected
+
+
+def test_the_usual_names_of_columns_come_first(tmp_path, images):
+    (tmp_path / "captions.csv").write_text("text,filename,caption,image\nx,y.jpg,a dog,image_007.jpg\n")
+    table = read_captions(tmp_path / "captions.csv", images)
+    assert table[["image", "caption"]].values.tolist() == [["image_007.jpg", "a dog"]]
+
+
+def test_a_row_may_have_a_list_of_captions(tmp_path, images):
+    captions = ["a dog", 'a "big" dog, it runs']
+    with open(tmp_path / "captions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("raw", "filename"), (json.dumps(captions), "image_000.jpg")])
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "image_000.jpg", "text": captions}))
+    for name in ("captions.csv", "metadata.jsonl"):
+        assert read_captions(tmp_path / name, images)["caption"].tolist() == captions
+
+
+@pytest.mark.parametrize("cell", ["[1]", "[]", "[a dog", "null", "5"])
+def test_a_cell_that_is_no_list_of_captions_is_one_caption(tmp_path, images, cell):
+    (tmp_path / "captions.csv").write_text(f"raw,filename\n{cell},image_000.jpg\n")
+    assert read_captions(tmp_path / "captions.csv", images)["caption"].tolist() == [cell]
+
+
+def test_a_csv_of_captions_that_look_like_lists_stays_as_it_is(tmp_path, images):
+    (tmp_path / "captions.csv").write_text('caption,filename\n"[""a dog""]",image_000.jpg\n')
+    assert read_captions(tmp_path / "captions.csv", images)["caption"].tolist() == ['["a dog"]']
+
+
+def test_json_lines_that_cannot_be_used_are_named_by_their_number(tmp_path, images, capsys):
+    good = '{"file_name": "image_000.jpg", "text": "a dog", "split": "val"}'
+    bad = [
+        '{"file_name": "image_000.jpg"}',
+        '{"file_name": 7, "text": "a"}',
+        '{"file_name": "image_000.jpg",',
+    ]
+    set_aside = good.replace('"val"', "null")
+    (tmp_path / "metadata.jsonl").write_text("\n".join([good, "", *bad, set_aside]))
+    table = read_captions(tmp_path / "metadata.jsonl", images, max_bad_rows=1)
+    assert table.to_dict("records") == [{"image": "image_000.jpg", "caption": "a dog", "split": "val"}]
+    printed = capsys.readouterr().out
+    assert "left out: 3 of " in printed
+    assert "line 3 is not JSON with 'file_name' and 'text'; line 4: 'file_name' and 'text' are not" in printed
+    assert "line 5 is not JSON" in printed
+
+
+@pytest.mark.parametrize(("write", "first"), [(write_karpathy, 0), (write_coco, 1000)])
+def test_images_keep_the_ids_of_the_source(tmp_path, images, write, first):
+    table = read_captions(write(tmp_path, example()), images)
     assert table["image_id"].tolist() == [first + i for i in range(200) for _ in range(5)]
 
 
@@ -158,10 +196,8 @@ def test_images_of_coco_lie_in_their_folders_or_flat(tmp_path, images, write):
     paths = write(tmp_path, example())
     flat = read_captions(paths, images)
     for folder in ("train2014", "val2014"):
-        (images / folder).mkdir()
-        for image in flat["image"].unique():
-            (images / folder / image).touch()
-    nested = read_captions(paths, images)
+        shutil.copytree(images, tmp_path / "nested" / folder)
+    nested = read_captions(paths, tmp_path / "nested")
     assert nested["image"][0] == "train2014/image_000.jpg"
     assert nested["image"].map(lambda image: Path(image).name).tolist() == flat["image"].tolist()
     assert nested["split"].tolist() == flat["split"].tolist()
@@ -174,24 +210,12 @@ def test_one_coco_file_alone_is_split_by_hash(tmp_path, images):
     assert set(table["split"]) == {"train", "val", "test"}
 
 
-def test_a_token_file_without_lists_is_split_by_hash_and_half_of_the_lists_is_an_error(tmp_path, images):
-    [path] = write_token(tmp_path, example())
-    (images / "in_no_list.jpg").touch()
-    (tmp_path / "Flickr_8k.devImages.txt").unlink()
-    with pytest.raises(UserError, match=r"Flickr_8k\.devImages\.txt is missing"):
-        read_captions(path, images)
-    for file in tmp_path.glob("Flickr_8k.*"):
-        file.unlink()
-    table = read_captions(path, images)
-    assert table["split"].tolist() == table["image"].map(split_of).tolist()
-
-
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_predictions_may_be_in_every_format_and_by_name_or_id(tmp_path, images, name):
-    table = read_captions(FORMATS[name](tmp_path, example()), images)
+    table = read_captions(WRITERS[name](tmp_path, example(name)), images)
     predicted = {image: f"a prediction of {image}" for image in table["image"].unique()}
     ids = image_ids(table)
-    for write in (write_csv, write_token, write_results, write_karpathy):
+    for write in (write_csv, write_token, write_results, write_karpathy, write_json_lines):
         [path] = write(tmp_path, [(image, caption, "test") for image, caption in predicted.items()])
         assert read_predictions(path, table) == predicted
     for key in (lambda image: image, ids.get):
@@ -209,25 +233,25 @@ def test_two_predictions_for_an_image_and_rows_of_no_form_are_refused(tmp_path, 
         read_predictions(tmp_path / "captions.csv", table)
 
 
-@given(st.text())
-def test_every_name_has_a_split_and_those_of_val_and_test_stay_there_when_only_they_are_left(name):
-    assert split_of(name) == split_of(name)
-    assert split_of(name) in ("train", half_of(name))
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,text\na,b\n", "no column 'image'"),
+        ("name,Words\na,b\n", r"unknown format \(columns found: name, words\); known formats: Karpathy"),
+        ("a.jpg a dog\n", r"columns found: a\.jpg a dog\)"),
+        ('{"picture": "a.jpg", "words": "a"}\n{"picture": "b.jpg"}\n', r"columns found: picture, words\)"),
+        ('{"info": {},\n"categories": []}', r"columns found: info, categories\)"),
+        ('{\n"image": "a.jpg",\n"caption": "a dog"\n}', r"columns found: image, caption\)"),
         ("\n", "is empty"),
         ("image,caption\na.jpg,x\n\xff", "is not text in UTF-8"),
         ('image,caption\na.jpg,x\nb.jpg,"y\n', "line 3: unexpected end of data"),
         ('{"images": [', "not valid JSON"),
-        ("[1, 2]", "neither images with sentences nor annotations"),
+        ("[1, 2]", r"columns found: \[1, 2\]\)"),
         ('{"images": [{"sentences": []}]}', "an entry lacks 'split'"),
+        ('{"images": [1]}', r"columns found: images\)"),
+        ('{"images": [1], "annotations": []}', "was read as COCO captions, but an entry lacks"),
     ],
 )
-def test_what_is_in_no_format_says_why(tmp_path, content, message):
+def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
     path = tmp_path / "captions"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=message):

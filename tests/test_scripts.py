@@ -16,8 +16,7 @@ import yaml
 from PIL import Image
 
 from data.formats import half_of
-from tests.helpers import tiny, write_dataset
-from tests.test_formats import write_coco
+from tests.helpers import tiny, write_coco, write_dataset
 
 ROOT = Path(__file__).parents[1]
 # One thread each: the tests themselves run side by side.

@@ -1,0 +1,84 @@
+"""Train, val or test: the split of an image whose captions file does not name one."""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from data.captions_file import Row
+from utils import UserError
+
+# Flickr8k's files with the names of each split's images, one per line.
+LISTS = {
+    "Flickr_8k.trainImages.txt": "train",
+    "Flickr_8k.devImages.txt": "val",
+    "Flickr_8k.testImages.txt": "test",
+}
+_FLICKR8K_NAME = re.compile(r"\d+_[0-9a-f]{10}\.jpg")
+_FLICKR8K_IMAGES = 8092
+
+
+def split_of(image: str) -> str:
+    """train (80 %), val (10 %) or test (10 %) from the name alone, so that a new image moves no other."""
+    return {0: "val", 1: "test"}.get(_bucket_of(image), "train")
+
+
+def half_of(image: str) -> str:
+    """val or test from the name alone; an image that `split_of` puts into one of them is in the same here."""
+    return ("val", "test")[_bucket_of(image) % 2]
+
+
+def _bucket_of(image: str) -> int:
+    """0 to 9, evenly distributed."""
+    return int.from_bytes(hashlib.sha256(image.encode("utf-8", "surrogatepass")).digest()[:8]) % 10
+
+
+def split_by_lists(rows: Iterable[Row], path: Path, folder: Path | None) -> tuple[Iterable[Row], str]:
+    """Give the rows of the file `path` their splits from Flickr8k's lists, if there are any.
+
+    Args:
+        folder: where the lists are. If None, those beside the file are used where they name its images.
+
+    Returns:
+        The rows and a remark for the message about the file. Images in none of the lists are set aside. Rows
+        stay as they are where the file has splits already.
+
+    Raises:
+        UserError: a list is missing, or no image of the file is in the lists of `folder`.
+    """
+    where = folder or path.parent
+    if not folder and not any((where / name).is_file() for name in LISTS):
+        return rows, ""
+    rows = list(rows)
+    if all(row.split is not None or row.problem for row in rows):
+        return rows, " (it has splits: data.lists is not used)" if folder else ""
+    splits = _read_lists(where)
+    if any(row.image.strip() in splits for row in rows):
+        rows = [row._replace(split=splits.get(row.image.strip(), "")) for row in rows]
+        return rows, f" (split by the lists in {where})"
+    if folder:
+        raise UserError(f"none of the images of {path} is in the lists in {folder}; correct data.lists")
+    return rows, ""
+
+
+def _read_lists(folder: Path) -> dict[str, str]:
+    """Image name -> split; raises UserError where one of the lists is missing in `folder`."""
+    if missing := [name for name in LISTS if not (folder / name).is_file()]:
+        raise UserError(
+            f"{missing[0]} is missing in {folder}; put {', '.join(LISTS)} into one folder and set data.lists "
+            "to it"
+        )
+    return {
+        image.strip(): split
+        for name, split in LISTS.items()
+        for image in (folder / name).read_text("utf-8-sig").splitlines()
+    }
+
+
+def is_flickr8k(images: Collection[str]) -> bool:
+    """Whether these distinct names are Flickr8k's: by their form, and by their number within 5 %.
+
+    Their form alone would not do: other images from Flickr have such names, too.
+    """
+    named = sum(_FLICKR8K_NAME.fullmatch(image) is not None for image in images)
+    return abs(named - _FLICKR8K_IMAGES) <= 0.05 * _FLICKR8K_IMAGES
