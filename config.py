@@ -139,8 +139,9 @@ class TrainConfig(Section):
     average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights; 0 is off")
     clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
     patience: int = Field(5, ge=1, description="epochs without a better monitor before training stops")
-    monitor: Literal["loss", "top5", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr"] = Field(
-        "CIDEr", description="validation figure that decides which epoch is kept as best.pth"
+    monitor: str = Field(
+        "CIDEr",
+        description="which epoch becomes best.pth: by loss, perplexity, top5, BLEU-4 or another metric",
     )
     beam: int = Field(1, ge=1, description="beam width of the captions scored after each epoch")
     log_every: int = Field(20, ge=1, description="steps between rows of loss_log.txt")

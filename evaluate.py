@@ -1,7 +1,7 @@
-"""Score a model, or captions from anywhere, against the reference captions of a split."""
+"""Score a model, or captions from any other source, against the reference captions of a split."""
 
+import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,11 +9,12 @@ import pandas as pd
 from compute import choose_device, choose_precision
 from config import DEFAULT_CONFIG, Config, argument_parser, load_config
 from data.captions import SPLITS, read_captions, references
-from data.formats import open_captions
 from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
 from files import newest_checkpoint, replacing
-from metrics.scores import METRICS, Scorer, caption_statistics
+from metrics.predictions import image_ids, read_predictions, select_predictions
+from metrics.scores import score_set, scores_table
+from metrics.statistics import caption_statistics
 from models.model import load_model
 from models.search import SearchOptions
 from training.evaluation import caption_split
@@ -22,71 +23,113 @@ from utils import UserError, run_script
 
 
 def main() -> None:
-    args = parse_arguments()
+    """Get the captions of a split from a file or a model, score them, print and write the scores."""
+    args = _parse_arguments()
     if args.predictions:
         config = load_config(args.config or DEFAULT_CONFIG, args.overrides)
-        table = read_table(config, images_of=())
-        captions, words = read_predictions(args.predictions, table), None
-        output = args.output or args.predictions.parent / f"eval-{args.split}"
+        table = _read_table(config, args.split, with_images=False)
+        truth = _references(table, args.split)
+        predictions = read_predictions(args.predictions, table)
+        captions = select_predictions(predictions, truth, str(args.predictions), args.strict)
+        vocab_size, folder = None, args.predictions.parent
     else:
-        if args.config:
-            raise UserError("--config goes with --predictions; a checkpoint carries its own configuration")
         checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
-        beam = [f"search.beam={args.beam}"] if args.beam else []
-        loaded = load_model(checkpoint, [*args.overrides, *beam])
-        table = read_table(loaded.config, images_of=[args.split])
-        captions, words = caption_with(loaded, table, args.split), len(loaded.words) - len(SPECIAL)
-        output = args.output or checkpoint.parent / f"eval-{args.split}"
+        loaded = load_model(checkpoint, args.overrides)
+        table = _read_table(loaded.config, args.split, with_images=True)
+        truth = _references(table, args.split)
+        captions = _caption_with(loaded, table, args.split)
+        vocab_size, folder = len(loaded.words) - len(SPECIAL), checkpoint.parent
 
-    truth = references(table, args.split)
-    if not truth:
-        raise UserError(f"the captions file has no images in the split {args.split!r}")
-    try:
-        scorer = Scorer(truth)
-        scores = scorer.score(captions)
-    except ValueError as error:
-        raise UserError(f"{args.predictions or args.split}: {error}") from None
-    statistics = caption_statistics(captions, words)
-    print_table(scores, scorer.left_out, statistics, len(captions))
-    write_results(output, {**scores, **statistics}, captions, image_ids(table))
+    scores, left_out = score_set(captions, truth)
+    statistics = caption_statistics(captions, vocab_size)
+    print(f"\n{len(captions):,} images\n{scores_table(scores, left_out)}\n{_statistics_table(statistics)}")
+    output = args.output or folder / f"eval-{args.split}"
+    _write_results(output, {**scores, **statistics}, captions, image_ids(table))
     print(f"wrote {output / 'scores.json'} and {output / 'captions.json'}")
 
 
-def parse_arguments():
+def _parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, ("search",))
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="a run's best.pth (the newest one under runs/)"
+        "--checkpoint", type=Path, metavar="FILE", help="best.pth of a run (default: the newest under runs/)"
     )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which split (test)")
+    parser.add_argument(
+        "--split", choices=(*SPLITS, "all"), default="test", help="split to score (default: test)"
+    )
     parser.add_argument("--beam", type=int, metavar="K", help="beam width, the same as search.beam=K")
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE",
-        help="score these captions instead of a model's: COCO's results format, or any captions file",
+        help="score the captions in this file instead of a model's: JSON {name: caption}, COCO's results "
+        "format, captions.json of inference_visualize.py, or any captions file",
     )  # fmt: skip
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="with --predictions: whose data.captions to score against"
+        "--strict", action="store_true", help="with --predictions: refuse missing captions and extra ones"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="where to write (eval-SPLIT in the run's folder)"
-    )
+        "--config", type=Path, metavar="FILE",
+        help="with --predictions: the configuration that names the references (default: config.yaml)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER",
+        help="folder to write to (default: eval-SPLIT beside the checkpoint or the predictions)",
+    )  # fmt: skip
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
-    return parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args()
+    for option in ("config", "strict"):
+        if getattr(args, option) and not args.predictions:
+            raise UserError(f"--{option} is an option of --predictions; leave it out to score a checkpoint")
+    for option in ("checkpoint", "beam"):
+        if getattr(args, option) and args.predictions:
+            raise UserError(f"--{option} is for scoring a model; leave it out with --predictions")
+    if args.beam is not None:
+        args.overrides.append(f"search.beam={args.beam}")
+    return args
 
 
-def read_table(config: Config, images_of: Sequence[str]) -> pd.DataFrame:
-    data = config.data
-    return read_captions(data.captions, data.images, data.max_bad_rows, images_of)
+def _read_table(config: Config, split: str, with_images: bool) -> pd.DataFrame:
+    """The captions table; for `all`, every image is in the one split of that name."""
+    images_of = () if not with_images else SPLITS if split == "all" else (split,)
+    table = read_captions(config.data.captions, config.data.images, config.data.max_bad_rows, images_of)
+    return table.assign(split="all") if split == "all" else table
 
 
-def image_ids(table: pd.DataFrame) -> dict[str, int | str]:
-    """Image name -> its id in the captions file, or the name again where the file has no ids."""
-    column = "image_id" if "image_id" in table else "image"
-    return dict(zip(table["image"].tolist(), table[column].tolist(), strict=True))
+def _references(table: pd.DataFrame, split: str) -> dict[str, list[str]]:
+    truth = references(table, split)
+    if not truth:
+        raise UserError(f"the captions file has no images in the split {split!r}; choose another --split")
+    return truth
 
 
-def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
+def _statistics_table(statistics: dict[str, float]) -> str:
+    used = ""
+    if "vocabulary_used" in statistics:
+        used = f" ({statistics['vocabulary_used']:.1%} of the vocabulary)"
+    lines = (
+        f"distinct captions  {statistics['distinct_captions']:.1%}",
+        f"dangling endings   {statistics['dangling_endings']:.1%} (… with a)",
+        f"mean length        {statistics['mean_length']:.2f} words",
+        f"distinct words     {statistics['distinct_words']:,}{used}",
+    )
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _write_results(
+    output: Path, scores: dict[str, float], captions: dict[str, str], ids: dict[str, int | str]
+) -> None:
+    rows = [{"image_id": ids[image], "caption": caption} for image, caption in captions.items()]
+    for name, content in (("scores.json", scores), ("captions.json", rows)):
+        try:
+            with replacing(output / name) as temporary:
+                temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {output / name}: {error.strerror}; choose another --output"
+            ) from None
+
+
+def _caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
     """Image name -> the model's caption."""
     config: Config = loaded.config
     device = choose_device(config.run.device)
@@ -114,75 +157,6 @@ def caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
         device,
         precision,
     )
-
-
-def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
-    """Image name -> caption, from COCO's results format or from a captions file with one caption per image.
-
-    COCO's results format is a JSON list of {"image_id", "caption"}. An image is known by its name or by the
-    id that `table` has for it.
-    """
-    if not path.is_file():
-        raise UserError(f"no predictions at {path}")
-    ids = image_ids(table)
-    names = {str(image_id): name for name, image_id in ids.items()} | {name: name for name in ids}
-    try:
-        results = json.loads(path.read_text("utf-8-sig"))
-    except ValueError:
-        results = None  # a captions file, or an error that its reader names
-    if isinstance(results, list):
-        try:
-            pairs = [
-                (str(row["image"] if "image" in row else row["image_id"]), str(row["caption"]))
-                for row in results
-            ]
-        except (KeyError, TypeError):
-            raise UserError(
-                f'{path} is a JSON list, but not of {{"image_id": …, "caption": …}} as COCO\'s results are'
-            ) from None
-    else:
-        rows = [row for row in open_captions([path])[0].rows if row.split != ""]
-        if problems := [row.problem for row in rows if row.problem]:
-            raise UserError(f"{path}: {problems[0]}")
-        # The name before the id: what two sources call number 7 may be different images.
-        named = [row.image in names or row.image_id is None for row in rows]
-        images = [row.image if name else str(row.image_id) for name, row in zip(named, rows, strict=True)]
-        pairs = [(image, row.caption) for image, row in zip(images, rows, strict=True)]
-    captions = {names.get(image, image): caption for image, caption in pairs}
-    if len(captions) < len(pairs):
-        twice = next(image for i, (image, _) in enumerate(pairs) if image in dict(pairs[:i]))
-        raise UserError(f"{path} has more than one caption for {twice!r}; keep one")
-    return captions
-
-
-def print_table(scores: dict, left_out: dict, statistics: dict, images: int) -> None:
-    print(f"\n{images:,} images")
-    for name in METRICS:
-        if name in scores:
-            print(f"  {name:<18} {scores[name]:.4f}")
-    for name, why in left_out.items():
-        print(f"  {name:<18} left out: {why}")
-    print(f"  distinct captions  {statistics['distinct_captions']:.1%}")
-    print(f"  dangling endings   {statistics['dangling_endings']:.1%} (… with a)")
-    print(f"  mean length        {statistics['mean_length']:.2f} words")
-    used = (
-        f" ({statistics['vocabulary_used']:.1%} of the vocabulary)" if "vocabulary_used" in statistics else ""
-    )
-    print(f"  different words    {statistics['distinct_words']:,}{used}")
-
-
-def write_results(
-    output: Path, scores: dict[str, float], captions: dict[str, str], ids: dict[str, int | str]
-) -> None:
-    rows = [{"image_id": ids[image], "caption": caption} for image, caption in captions.items()]
-    for name, content in (("scores.json", scores), ("captions.json", rows)):
-        try:
-            with replacing(output / name) as temporary:
-                temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {output / name}: {error.strerror}; choose another --output"
-            ) from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Captions in, scores out: BLEU, ROUGE-L, CIDEr, METEOR and caption statistics."""
+"""Captions in, scores out: BLEU, ROUGE-L, CIDEr and METEOR."""
 
-from metrics.scores import METRICS, Scorer, caption_statistics, score
+from metrics.metric import Metric
+from metrics.scores import METRICS, Scorer
 
-__all__ = ["METRICS", "Scorer", "caption_statistics", "score"]
+__all__ = ["METRICS", "Metric", "Scorer"]

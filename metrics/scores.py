@@ -1,131 +1,119 @@
-"""Captions in, scores out: BLEU, ROUGE-L, CIDEr and METEOR as the COCO caption evaluation computes them.
+"""The list of metrics, and the Scorer that computes them as the COCO caption evaluation does.
 
 The scorers are pycocoevalcap's. The tokens are ours (data/tokenizer.py), so only METEOR needs Java.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache, partial
 
-from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from data.tokenizer import tokenize
-from metrics.meteor import MeteorError, meteor
+from metrics.bleu import bleu_scores
+from metrics.meteor import meteor
+from metrics.metric import Metric, MetricError, Tokenized, tokenized
+from utils import UserError
 
-BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
-METRICS = (*BLEU, "ROUGE-L", "CIDEr", "METEOR")
 
-# Articles, prepositions, conjunctions and possessives, after which something is missing ("a man with a"): not
-# those that may end a sentence as adverbs ("a dog jumps over"). Of Flickr8k's own captions 0.8 % end in one
-# of these, most of them in "looks on" and "passes by".
-CANNOT_END = frozenset(
-    """
-    a an the about across after against along among as at before beside between by during for from in into
-    like near of on onto through to toward towards until upon with within without and or but while his its
-    their is are
-    """.split()
+def _bleu(n: int, texts: Tokenized) -> float:
+    return _bleu_1_to_4(texts)[n - 1]
+
+
+@lru_cache(maxsize=1)  # so that BLEU-1 to 4 of the same captions are one computation
+def _bleu_1_to_4(texts: Tokenized) -> list[float]:
+    return bleu_scores(texts)[0]
+
+
+def _rouge_l(texts: Tokenized) -> float:
+    """Lin (2004): the F-measure (beta 1.2) of the longest common subsequence, mean over captions."""
+    return Rouge().compute_score(texts.references, texts.predictions)[0]
+
+
+def _cider(texts: Tokenized) -> float:
+    """CIDEr-D (Vedantam et al., 2015), between 0 and 10; phrases are weighted by these references."""
+    return Cider().compute_score(texts.references, texts.predictions)[0]
+
+
+# Scores, columns of loss_log.txt, curves, tables and what train.monitor may name are derived from this list.
+METRICS = (
+    Metric("BLEU-1", partial(_bleu, 1), in_curves=False),
+    Metric("BLEU-2", partial(_bleu, 2), in_curves=False),
+    Metric("BLEU-3", partial(_bleu, 3), in_curves=False),
+    Metric("BLEU-4", partial(_bleu, 4)),
+    Metric("ROUGE-L", _rouge_l, in_curves=False),
+    Metric("CIDEr", _cider),
+    Metric("METEOR", meteor, in_validation=False, in_curves=False),
 )
+_FORMATS = {metric.name: metric.format for metric in METRICS}
+VALIDATION_METRICS = tuple(metric for metric in METRICS if metric.in_validation)
 
 
 class Scorer:
     """Scores captions against one set of references, which is tokenised once.
 
-    references: image name -> its captions, as people wrote them. Raises ValueError where an image has none,
-    or no caption of all contains a word.
     left_out: after `score`, the metrics that could not be computed, and why in one line:
     {"METEOR": "no Java found (install ...)"}.
     """
 
-    def __init__(self, references: Mapping[str, Sequence[str]]):
-        self.left_out: dict[str, str] = {}
-        self._references = {
-            image: [_words(caption) for caption in captions] for image, captions in references.items()
-        }
-        if empty := [image for image, captions in self._references.items() if not captions]:
-            raise ValueError(f"no reference caption for {_some(empty)}")
-        if not any(map(any, self._references.values())):
-            raise ValueError("no reference caption contains a word")
+    def __init__(self, references: Mapping[str, Sequence[str]], metrics: Sequence[Metric] = METRICS):
+        """`references`: image name -> its captions, as people wrote them.
 
-    def score(
-        self, predictions: Mapping[str, str], metrics: Collection[str] | None = None
-    ) -> dict[str, float]:
+        Raises UserError where an image has no captions, or no caption contains a word.
+        """
+        self.metrics, self.left_out = metrics, {}
+        self.references = {
+            image: [tokenized(caption) for caption in captions] for image, captions in references.items()
+        }
+        if empty := [image for image, captions in self.references.items() if not captions]:
+            raise UserError(f"no reference captions for {some(empty)}; leave these images out")
+        if not any(map(any, self.references.values())):
+            raise UserError("no reference caption contains a word; check the captions file")
+
+    def score(self, predictions: Mapping[str, str]) -> dict[str, float]:
         """The scores of one caption per image, over the whole set.
 
-        metrics: which of METRICS to compute (None: all). METEOR starts Java and takes seconds; leave it out
-        while training.
-        Returns metric -> score, in the order of METRICS: between 0 and 1, CIDEr between 0 and 10. METEOR is
-        absent where Java is missing or fails; `left_out` then says why. An empty caption scores 0.
-        Raises ValueError for an unknown metric, and where predictions and references name different images.
+        Returns metric name -> score, in the order of the metrics: between 0 and 1, CIDEr between 0 and 10. A
+        metric that cannot be computed here is absent, and `left_out` gives the reason: METEOR where Java is
+        missing or fails. An empty caption scores 0.
+        Raises ValueError where predictions and references name different images.
         """
-        wanted = METRICS if metrics is None else metrics
-        if unknown := [name for name in wanted if name not in METRICS]:
-            raise ValueError(f"unknown metric {_some(unknown)}; known: {', '.join(METRICS)}")
-        if extra := [image for image in predictions if image not in self._references]:
-            raise ValueError(f"predictions without reference: {_some(extra)}")
-        if missing := [image for image in self._references if image not in predictions]:
-            raise ValueError(f"references without prediction: {_some(missing)}")
+        if extra := [image for image in predictions if image not in self.references]:
+            raise ValueError(f"predictions without reference: {some(extra)}")
+        if missing := [image for image in self.references if image not in predictions]:
+            raise ValueError(f"references without prediction: {some(missing)}")
 
-        references = self._references
-        words = {image: [_words(predictions[image])] for image in references}
-        scores: dict[str, float] = {}
-        self.left_out = {}
-        if any(name in wanted for name in BLEU):
-            bleu, _ = Bleu(4).compute_score(references, words, verbose=0)
-            scores.update(zip(BLEU, bleu, strict=True))
-        if "ROUGE-L" in wanted:
-            scores["ROUGE-L"], _ = Rouge().compute_score(references, words)
-        if "CIDEr" in wanted:
-            scores["CIDEr"], _ = Cider().compute_score(references, words)
-        if "METEOR" in wanted:
+        captions = {image: [tokenized(predictions[image])] for image in self.references}
+        texts = Tokenized(captions, self.references)
+        scores, self.left_out = {}, {}
+        for metric in self.metrics:
             try:
-                scores["METEOR"] = meteor(
-                    [caption for [caption] in words.values()], list(references.values())
-                )
-            except MeteorError as error:
-                self.left_out["METEOR"] = str(error)
-        return {name: float(score) for name, score in scores.items() if name in wanted}
+                scores[metric.name] = float(metric.compute(texts))
+            except MetricError as error:
+                self.left_out[metric.name] = str(error)
+        return scores
 
 
-def score(
-    predictions: Mapping[str, str],
-    references: Mapping[str, Sequence[str]],
-    metrics: Collection[str] | None = None,
-) -> dict[str, float]:
-    """`Scorer(references).score(predictions, metrics)`, for scoring once."""
-    return Scorer(references).score(predictions, metrics)
+def score_set(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """All scores of a set of captions, and the metrics that were left out with the reason.
 
-
-def caption_statistics(
-    predictions: Mapping[str, str], vocabulary_size: int | None = None
-) -> dict[str, float]:
-    """How varied the captions are: BLEU and CIDEr do not notice that a model says the same of every image.
-
-    Returns `distinct_captions` (share, 0 to 1), `distinct_words` (count), `mean_length` (words per caption),
-    `dangling_endings` (share, 0 to 1, of the captions whose last word is one of CANNOT_END) and, given the
-    number of words of the vocabulary, `vocabulary_used` (share, 0 to 1).
-    Raises ValueError where there is no caption.
+    predictions: image name -> caption; references: image name -> captions, for these images and maybe more,
+    which change nothing.
+    Raises UserError where no reference caption contains a word.
     """
-    if not predictions:
-        raise ValueError("no captions to describe")
-    captions = [tuple(tokenize(caption)) for caption in predictions.values()]
-    words = {word for caption in captions for word in caption}
-    statistics = {
-        "distinct_captions": len(set(captions)) / len(captions),
-        "distinct_words": len(words),
-        "mean_length": sum(map(len, captions)) / len(captions),
-        "dangling_endings": sum(caption[-1] in CANNOT_END for caption in captions if caption) / len(captions),
-    }
-    if vocabulary_size:
-        statistics["vocabulary_used"] = len(words) / vocabulary_size
-    return statistics
+    scorer = Scorer({image: references[image] for image in predictions})
+    return scorer.score(predictions), scorer.left_out
 
 
-def _words(caption: str) -> str:
-    """The tokens joined by spaces: the form that pycocoevalcap's scorers take."""
-    return " ".join(tokenize(caption))
+def scores_table(scores: Mapping[str, float], left_out: Mapping[str, str]) -> str:
+    """One line per metric: its score, or why it was left out."""
+    lines = {name: f"{scores[name]:{form}}" for name, form in _FORMATS.items() if name in scores}
+    lines |= {name: f"left out: {reason}" for name, reason in left_out.items()}
+    return "\n".join(f"  {name:<18} {text}" for name, text in lines.items())
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Collection[str]) -> str:
     """Up to three of the names, and how many more there are."""
-    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(str, names[:3])) + rest
+    rest = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(list(names)[:3]) + rest

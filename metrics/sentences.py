@@ -1,37 +1,36 @@
-"""Scores of single captions, to find the worst ones by; a model is judged by scores.py, over a whole set."""
+"""Scores of single captions, to find the worst ones; a model is judged by those of a set (scores.py)."""
 
 from collections.abc import Mapping, Sequence
 
-from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from data.tokenizer import tokenize
+from metrics.bleu import bleu_scores
+from metrics.metric import Tokenized, tokenized
 
 
 def sentence_scores(
     captions: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) of each caption, by image.
+    """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) of each caption, by image name.
 
-    references: of these images, and of as many more as there are: CIDEr weighs a phrase by how rare it is
-    among the references of all images (Vedantam et al., 2015, equation 2); over a handful it says little.
-    BLEU-4 of one sentence is 0 as soon as it shares no four words in a row with a reference.
+    references: of these images and as many others as possible: CIDEr weights a phrase by how rare it is among
+    the references of all images (Vedantam et al., 2015, equation 2), and a handful of images says little
+    about that.
+    BLEU-4 of one sentence is almost 0 as soon as it shares no four words in a row with a reference, and 0
+    where it shares no word.
     """
-    tokens = {image: [_words(caption) for caption in group] for image, group in references.items()}
-    said = {image: [_words(captions.get(image, ""))] for image in tokens}
-    _, cider = Cider().compute_score(tokens, said)
-    weighed = dict(zip(tokens, cider, strict=True))
+    every = {image: [tokenized(caption) for caption in group] for image, group in references.items()}
+    predictions = {image: [tokenized(captions.get(image, ""))] for image in every}
+    _, ciders = Cider().compute_score(every, predictions)
+    cider = dict(zip(every, ciders, strict=True))
 
-    tokens, said = {image: tokens[image] for image in captions}, {image: said[image] for image in captions}
-    _, bleu = Bleu(4).compute_score(tokens, said, verbose=0)
-    _, rouge = Rouge().compute_score(tokens, said)
+    texts = Tokenized(
+        {image: predictions[image] for image in captions}, {image: every[image] for image in captions}
+    )
+    _, (*_, bleus) = bleu_scores(texts)
+    _, rouges = Rouge().compute_score(texts.references, texts.predictions)
     return {
-        image: {"CIDEr": float(weighed[image]), "BLEU-4": float(bleu4), "ROUGE-L": float(rouge_l)}
-        for image, bleu4, rouge_l in zip(tokens, bleu[3], rouge, strict=True)
+        image: {"CIDEr": float(cider[image]), "BLEU-4": float(bleu_4), "ROUGE-L": float(rouge_l)}
+        for image, bleu_4, rouge_l in zip(captions, bleus, rouges, strict=True)
     }
-
-
-def _words(caption: str) -> str:
-    """The tokens joined by spaces: the form that pycocoevalcap's scorers take."""
-    return " ".join(tokenize(caption))

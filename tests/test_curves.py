@@ -12,24 +12,37 @@ import pytest
 from PIL import Image
 
 import visualize_loss
+from metrics import METRICS
+from metrics.measures import LOSS, MEASURES, find_monitor
 from reports.curves import draw_curves
 from reports.loss_log import COLUMNS, best, rate_changes, read_log, run_names
 from utils import UserError
 
 
+def write_rows(log: Path, rows: list[dict]) -> None:
+    """A log with all columns; what a row does not give stays empty."""
+    lines = [",".join(str(row.get(column, "")) for column in COLUMNS) for row in rows]
+    log.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+
+
 def write_log(run: Path, epochs: int = 3, tail: str = "") -> Path:
-    """A run folder with a log of ten steps an epoch; validation is best in epoch 2."""
-    lines = [",".join(COLUMNS)]
+    """A run folder with a log of five logging intervals an epoch; validation loss is best in epoch 2."""
+    rows = []
     for epoch in range(1, epochs + 1):
         for step in range(10 * epoch - 8, 10 * epoch + 1, 2):
-            lines.append(
-                f"step,{epoch},{step},{step},0.001,{5 / step + 2},{math.exp(5 / step + 2)},0.4" + "," * 8
+            loss = 5 / step + 2
+            train = {"train_loss": loss, "train_perplexity": math.exp(loss), "train_top5": 0.4}
+            rows.append(
+                {"event": "step", "epoch": epoch, "step": step, "seconds": step, "lr": 0.001, **train}
             )
         val = 3 + abs(epoch - 2)
-        scores = f"{val},{math.exp(val)},0.6,.5,.4,.3,{0.1 * epoch},0.5"
-        lines.append(f"epoch,{epoch},{10 * epoch},9,0.001,2.5,12.2,0.5,{scores}")
+        measured = {"val_loss": val, "val_perplexity": math.exp(val), "val_top5": 0.6, "train_loss": 2.5}
+        measured |= {"BLEU-1": 0.5, "BLEU-4": 0.1 * epoch, "ROUGE-L": 0.4, "CIDEr": 0.5}
+        rows.append({"event": "epoch", "epoch": epoch, "step": 10 * epoch, "lr": 0.001, **measured})
     run.mkdir(parents=True)
-    (run / "loss_log.txt").write_text("\n".join(lines) + "\n" + tail)
+    write_rows(run / "loss_log.txt", rows)
+    with open(run / "loss_log.txt", "a") as log:
+        log.write(tail)
     return run
 
 
@@ -38,8 +51,8 @@ def test_a_half_written_last_row_is_left_out(tmp_path, tail):
     run = write_log(tmp_path / "run", tail=tail)
     table = read_log(run / "loss_log.txt")
     assert len(table) == 18
-    assert best(table, "val_loss") == (3.0, 2)
-    assert best(table, "BLEU-4") == (pytest.approx(0.3), 3)
+    assert best(table, LOSS) == (3.0, 2)
+    assert best(table, find_monitor("BLEU-4")) == (pytest.approx(0.3), 3)
     draw_curves([run], tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as sheet:
         assert sheet.width > 1000
@@ -47,11 +60,8 @@ def test_a_half_written_last_row_is_left_out(tmp_path, tail):
 
 
 def test_what_is_learned_from_scores_has_panels_where_there_is_such_a_run(tmp_path):
-    header = ",".join(COLUMNS)
-    learned = {"event": "step", "epoch": "1", "train_reward": "0.5", "train_entropy": "1.2"}
-    rows = [{**learned, "step": str(step)} for step in (10, 20)]
-    lines = [",".join(row.get(column, "") for column in COLUMNS) for row in rows]
-    (tmp_path / "loss_log.txt").write_text("\n".join([header, *lines]) + "\n")
+    learned = {"event": "step", "epoch": 1, "train_reward": 0.5, "train_entropy": 1.2}
+    write_rows(tmp_path / "loss_log.txt", [{**learned, "step": step} for step in (10, 20)])
     draw_curves([tmp_path], tmp_path / "learned.svg")
     drawn = (tmp_path / "learned.svg").read_text()
     assert "<!-- Reward -->" in drawn
@@ -61,14 +71,44 @@ def test_what_is_learned_from_scores_has_panels_where_there_is_such_a_run(tmp_pa
     assert "<!-- Reward -->" not in (tmp_path / "curve.svg").read_text()
 
 
-def test_missing_and_unknown_columns_are_no_obstacle(tmp_path):
+def test_a_log_with_missing_and_unknown_columns_is_read(tmp_path):
     log = tmp_path / "loss_log.txt"
     log.write_text("event,epoch,step,train_loss,colour\nstep,1,10,3.5,red\nepoch,1,20,3.25,blue\n")
     table = read_log(log)
     assert table["train_loss"].tolist() == [3.5, 3.25]
-    assert best(table, "CIDEr") is None
+    assert all(best(table, measure) is None for measure in MEASURES)
     draw_curves([log], tmp_path / "curve.svg")
     assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
+def test_the_log_the_curves_and_the_table_have_what_the_list_of_metrics_says(tmp_path, monkeypatch, capsys):
+    run = write_log(tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["visualize_loss.py", str(run)])
+    visualize_loss.main()
+    heading = capsys.readouterr().out.splitlines()[1]
+    sheet = (run / "loss_curve.svg").read_text()
+    for metric in METRICS:
+        assert (metric.name in COLUMNS) == metric.in_validation
+        assert (metric.name in heading) == metric.in_curves
+        assert (f"<!-- {metric.name} -->" in sheet) == metric.in_curves
+
+
+OLD_LOG = """event,epoch,step,lr,train_loss,val_loss,CIDEr
+step,1,20,0.001,3.5,,
+epoch,1,20,0.001,3.5,3.25,0.31
+"""
+
+
+def test_a_log_from_before_a_metric_was_added_is_read(tmp_path):
+    log = tmp_path / "loss_log.txt"
+    log.write_text(OLD_LOG)
+    table = read_log(log)
+    assert list(table.columns) == list(COLUMNS)
+    assert best(table, LOSS) == (3.25, 1)
+    assert best(table, find_monitor("CIDEr")) == (0.31, 1)
+    assert best(table, find_monitor("ROUGE-L")) is None
+    draw_curves([log], tmp_path / "curve.svg")
+    assert "<!-- BLEU-4 -->" not in (tmp_path / "curve.svg").read_text()
 
 
 def test_a_run_is_drawn_before_its_first_epoch_ends(tmp_path):

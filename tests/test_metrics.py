@@ -1,4 +1,4 @@
-"""metrics/: BLEU, ROUGE-L, CIDEr, METEOR and what is said of the captions."""
+"""metrics/: BLEU, ROUGE-L, CIDEr, METEOR, what validation measures, and the statistics of captions."""
 
 import math
 import random
@@ -10,11 +10,23 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from data.tokenizer import tokenize
-from metrics import METRICS, Scorer, caption_statistics, score
+from metrics import METRICS, Metric, Scorer
 from metrics import scores as scores_module
-from metrics.meteor import MeteorError, find_java, meteor
+from metrics.bleu import bleu_scores
+from metrics.measures import LOSS, MEASURES, PERPLEXITY, TOP5, find_monitor
+from metrics.meteor import find_java, meteor
+from metrics.metric import MetricError, Tokenized
+from metrics.scores import VALIDATION_METRICS, score_set, scores_table
+from metrics.statistics import caption_statistics
+from utils import UserError
 
-WITHOUT_JAVA = METRICS[:-1]
+BY_NAME = {metric.name: metric for metric in METRICS}
+BLEU = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4")
+WITHOUT_JAVA = (*BLEU, "ROUGE-L", "CIDEr")
+
+
+def score(predictions: dict, references: dict, names=WITHOUT_JAVA) -> dict[str, float]:
+    return Scorer(references, [BY_NAME[name] for name in names]).score(predictions)
 
 
 @pytest.fixture
@@ -43,7 +55,7 @@ def fake_java(monkeypatch, tmp_path):
 
 def test_bleu_of_a_pair_is_what_one_computes_by_hand():
     # 5 of 6 words, 3 of 5 pairs, 1 of 4 triples and no four words in a row are in the reference; same length.
-    got = score({"a": "The cat sat on the mat."}, {"a": ["the cat is on the mat"]}, METRICS[:4])
+    got = score({"a": "The cat sat on the mat."}, {"a": ["the cat is on the mat"]}, BLEU)
     assert got["BLEU-1"] == pytest.approx(5 / 6)
     assert got["BLEU-2"] == pytest.approx((5 / 6 * 3 / 5) ** (1 / 2))
     assert got["BLEU-3"] == pytest.approx((5 / 6 * 3 / 5 * 1 / 4) ** (1 / 3))
@@ -93,7 +105,7 @@ def test_scores_equal_pycocoevalcaps_on_the_same_tokens():
     res = {k: [" ".join(tokenize(v))] for k, v in predictions.items()}
     bleu, _ = Bleu(4).compute_score(gts, res, verbose=0)
     expected = [*bleu, Rouge().compute_score(gts, res)[0], Cider().compute_score(gts, res)[0]]
-    got = score(predictions, references, WITHOUT_JAVA)
+    got = score(predictions, references)
     assert list(got) == list(WITHOUT_JAVA)
     assert list(got.values()) == expected
     assert all(type(value) is float for value in got.values())
@@ -101,30 +113,77 @@ def test_scores_equal_pycocoevalcaps_on_the_same_tokens():
 
 def test_scores_do_not_depend_on_the_order_of_images_nor_on_earlier_calls():
     predictions, references = _invented(20)
-    scorer = Scorer(references)
-    first = scorer.score(predictions, WITHOUT_JAVA)
+    scorer = Scorer(references, VALIDATION_METRICS)
+    first = scorer.score(predictions)
+    assert scorer.score(dict.fromkeys(references, "a dog")) != first
     shuffled = dict(sorted(predictions.items(), reverse=True))
-    assert scorer.score(shuffled, WITHOUT_JAVA) == first
+    assert scorer.score(shuffled) == first
 
 
 def test_punctuation_and_case_do_not_change_the_scores():
     references = {"a": ["A dog runs."], "b": ["Two cats sleep!"]}
-    plain = score({"a": "a dog runs", "b": "two cats sleep"}, references, WITHOUT_JAVA)
-    assert score({"a": "A DOG, runs ...", "b": '"Two cats" sleep.'}, references, WITHOUT_JAVA) == plain
+    plain = score({"a": "a dog runs", "b": "two cats sleep"}, references)
+    assert score({"a": "A DOG, runs ...", "b": '"Two cats" sleep.'}, references) == plain
 
 
-def test_only_the_metrics_asked_for_are_computed_and_java_is_not_started(monkeypatch):
-    monkeypatch.setattr(scores_module, "meteor", lambda *_: pytest.fail("METEOR was computed"))
-    predictions, references = _invented(3)
-    got = Scorer(references).score(predictions, ["CIDEr", "BLEU-4"])
-    assert list(got) == ["BLEU-4", "CIDEr"]
+def test_a_metric_of_any_kind_is_computed_from_tokens_in_the_given_order():
+    words = Metric("words", lambda texts: sum(len(c.split()) for [c] in texts.predictions.values()))
+    scorer = Scorer({"a": ["a dog"], "b": ["two cats"]}, [words, BY_NAME["BLEU-1"]])
+    got = scorer.score({"a": "A dog!", "b": "cats"})
+    assert got == {"words": 3, "BLEU-1": pytest.approx(math.exp(-1 / 3))}
+    assert list(got) == ["words", "BLEU-1"]
+
+
+def test_bleu_1_to_4_are_one_computation(monkeypatch):
+    computed = []
+    monkeypatch.setattr(
+        scores_module, "bleu_scores", lambda texts: computed.append(texts) or bleu_scores(texts)
+    )
+    scorer = Scorer({"a": ["a dog"]}, VALIDATION_METRICS)
+    assert scorer.score({"a": "a dog"})["BLEU-1"] == pytest.approx(1)
+    assert len(computed) == 1
+    assert scorer.score({"a": "a"})["BLEU-1"] == pytest.approx(math.exp(-1))  # and not remembered
+    assert len(computed) == 2
+
+
+def test_a_metric_that_cannot_be_computed_is_left_out_with_the_reason():
+    def impossible(_texts):
+        raise MetricError("no such model; install one")
+
+    scorer = Scorer({"a": ["a dog"]}, [Metric("impossible", impossible), BY_NAME["BLEU-1"]])
+    assert list(scorer.score({"a": "a dog"})) == ["BLEU-1"]
+    assert scorer.left_out == {"impossible": "no such model; install one"}
+    table = scores_table({"BLEU-1": 0.12345}, scorer.left_out)
+    assert [line.split(maxsplit=1) for line in table.splitlines()] == [
+        ["BLEU-1", "0.123"],
+        ["impossible", "left out: no such model; install one"],
+    ]
 
 
 def test_an_empty_caption_scores_0_and_breaks_nothing():
     references = {"a": ["a dog runs"], "b": ["two cats"]}
-    assert score({"a": "", "b": " . "}, references, WITHOUT_JAVA) == dict.fromkeys(WITHOUT_JAVA, 0)
-    half = score({"a": "", "b": "two cats"}, references, WITHOUT_JAVA)
+    assert score({"a": "", "b": " . "}, references) == dict.fromkeys(WITHOUT_JAVA, 0)
+    half = score({"a": "", "b": "two cats"}, references)
     assert all(0 < half[name] < 1 for name in ("BLEU-1", "ROUGE-L"))
+
+
+def test_captions_that_share_no_word_with_their_references_score_exactly_0():
+    references = {"a": ["a dog runs"], "b": ["two cats"]}
+    assert score({"a": "two cats", "b": "dog"}, references) == dict.fromkeys(WITHOUT_JAVA, 0)
+    shared = score({"a": "two cats", "b": "two"}, references, BLEU)
+    assert shared["BLEU-1"] > 0.1
+    # One word against 60 has a BLEU-1 of exp(-59), far below that of no word with pycocoevalcap's counts.
+    assert score({"a": "dog"}, {"a": ["dog " * 60]}, ["BLEU-1"])["BLEU-1"] == pytest.approx(math.exp(-59))
+
+
+def test_the_scores_of_a_set_are_those_of_its_own_images():
+    predictions, references = _invented(10)
+    some = dict(list(predictions.items())[3:6])
+    scores, left_out = score_set(some, references)
+    assert {name: scores[name] for name in WITHOUT_JAVA} == score(
+        some, {name: references[name] for name in some}
+    )
+    assert scores.keys() | left_out.keys() == BY_NAME.keys()
 
 
 @pytest.mark.parametrize("extra", [1, 5])
@@ -141,23 +200,18 @@ def test_images_without_partner_are_named_up_to_three(extra):
 @pytest.mark.parametrize(
     ("references", "message"),
     [
-        ({"a": []}, "no reference caption for a"),
+        ({"a": []}, "no reference captions for a"),
         ({"a": ["."]}, "no reference caption contains a word"),
         ({}, "no reference caption contains a word"),
     ],
 )
 def test_references_that_cannot_be_scored_against_are_refused(references, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Scorer(references)
 
 
-def test_an_unknown_metric_is_named_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"unknown metric BLEU4; known: BLEU-1, .*METEOR"):
-        score({"a": "a dog"}, {"a": ["a dog"]}, ["BLEU4"])
-
-
 def test_scoring_prints_nothing(capfd, no_java):
-    score(*_invented(5))
+    score(*_invented(5), BY_NAME)
     assert capfd.readouterr() == ("", "")
 
 
@@ -183,8 +237,8 @@ def test_meteor_equals_pycocoevalcaps_even_where_java_speaks_german(monkeypatch)
         "5": "un café\nnoir",  # a line break in a caption, which shifts no other
         "6": "EVAL ||| two cats",  # the words and the separator of the program's own protocol
     }
-    scorer = Scorer(references)
-    got = scorer.score(predictions, ["METEOR"])
+    scorer = Scorer(references, [BY_NAME["METEOR"]])
+    got = scorer.score(predictions)
     assert got == {"METEOR": pytest.approx(0.3881753784730212, abs=1e-9)}  # by pycocoevalcap 1.2's Meteor
     assert scorer.left_out == {}
 
@@ -195,8 +249,6 @@ def test_without_java_meteor_is_absent_and_the_reason_is_given(no_java):
     assert list(scorer.score(predictions)) == list(WITHOUT_JAVA)
     assert list(scorer.left_out) == ["METEOR"]
     assert scorer.left_out["METEOR"].startswith("no Java found (install")
-    scorer.score(predictions, ["BLEU-1"])
-    assert scorer.left_out == {}
 
 
 def test_java_home_goes_before_path(monkeypatch, tmp_path):
@@ -208,6 +260,9 @@ def test_java_home_goes_before_path(monkeypatch, tmp_path):
     assert find_java() == str(tmp_path / "home/bin/java")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
     assert find_java() == str(tmp_path / "path/java")
+
+
+TWO = Tokenized({"a": ["a dog"], "b": ["a cat"]}, {"a": ["a dog"], "b": ["a cat"]})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Java is a script")
@@ -224,16 +279,49 @@ def test_java_home_goes_before_path(monkeypatch, tmp_path):
 )
 def test_java_that_fails_or_hangs_is_one_line_and_no_traceback(fake_java, code, message):
     fake_java(code)
-    with pytest.raises(MeteorError, match=message) as caught:
-        meteor(["a dog", "a cat"], [["a dog"], ["a cat"]], timeout=0.5 if "sleep" in code else 60)
+    with pytest.raises(MetricError, match=message) as caught:
+        meteor(TWO, timeout=0.5 if "sleep" in code else 60)
     assert "\n" not in str(caught.value)
 
 
 def test_java_that_cannot_be_run_is_one_line_and_no_traceback(fake_java, tmp_path):
     (tmp_path / "java").write_bytes(b"\x00no program")
     (tmp_path / "java").chmod(0o755)
-    with pytest.raises(MeteorError, match="does not start"):
-        meteor(["a dog"], [["a dog"]])
+    with pytest.raises(MetricError, match="does not start"):
+        meteor(TWO)
+
+
+# ---- What validation measures ----------------------------------------------------------------------
+
+
+def test_validation_measures_every_metric_but_the_slow_ones():
+    names = [measure.name for measure in MEASURES]
+    assert names == ["loss", "perplexity", "top5", *WITHOUT_JAVA]
+    assert find_monitor("ROUGE-L").column == "ROUGE-L"
+    assert find_monitor("loss").column == "val_loss"
+
+
+def test_a_monitor_knows_which_of_two_values_is_better():
+    for measure in (LOSS, PERPLEXITY):
+        assert measure.is_better(1.0, 2.0)
+        assert not measure.is_better(2.0, 1.0)
+    for measure in (TOP5, find_monitor("CIDEr")):
+        assert measure.is_better(0.2, 0.1)
+        assert not measure.is_better(0.1, 0.2)
+    for measure in MEASURES:
+        assert not measure.is_better(0.1, 0.1)
+        assert not measure.is_better(math.nan, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("BLEU4", "BLEU-4"), ("cider", "CIDEr"), ("top-5", "top5"), ("METEOR", None)]
+)
+def test_an_unknown_monitor_is_an_error_with_the_allowed_names_and_the_nearest(name, nearest):
+    with pytest.raises(UserError) as caught:
+        find_monitor(name)
+    message = str(caught.value)
+    assert message.startswith(f"train.monitor='{name}': choose one of loss, perplexity, top5, BLEU-1, ")
+    assert message.endswith(f"; did you mean {nearest!r}?" if nearest else "CIDEr")
 
 
 # ---- Caption statistics ----------------------------------------------------------------------------
@@ -241,7 +329,7 @@ def test_java_that_cannot_be_run_is_one_line_and_no_traceback(fake_java, tmp_pat
 
 def test_statistics_tell_a_model_that_always_says_the_same():
     captions = {"a": "A dog runs.", "b": "a dog runs", "c": "a dog runs !", "d": "Two cats"}
-    assert caption_statistics(captions, vocabulary_size=10) == {
+    assert caption_statistics(captions, vocab_size=10) == {
         "distinct_captions": 2 / 4,
         "distinct_words": 5,
         "mean_length": 11 / 4,

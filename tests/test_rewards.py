@@ -8,7 +8,7 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer
 from metrics.rewards import Rewards, count_ngrams
 from utils import EOS, UserError
 
-IMAGES, WORDS = 40, 16
+NUM_IMAGES, VOCAB_SIZE = 40, 16
 
 
 def pad(sentences: list[list[int]]) -> np.ndarray:
@@ -22,20 +22,20 @@ def sentences(seed: int, count: int) -> list[list[int]]:
     """Of few words, so that many n-grams agree; 0 to 12 words and, all but every fifth one, <eos>."""
     random = np.random.default_rng(seed)
     return [
-        [*random.integers(4, WORDS, random.integers(0, 13)).tolist(), *([EOS] if i % 5 else [4])]
+        [*random.integers(4, VOCAB_SIZE, random.integers(0, 13)).tolist(), *([EOS] if i % 5 else [4])]
         for i in range(count)
     ]
 
 
 def invented() -> tuple[list[list[int]], np.ndarray]:
-    """Reference captions of IMAGES images, 1 to 5 for each, and which image each describes."""
-    images = np.repeat(np.arange(IMAGES), 1 + np.arange(IMAGES) % 5)
+    """Reference captions of NUM_IMAGES images, 1 to 5 for each, and which image each describes."""
+    images = np.repeat(np.arange(NUM_IMAGES), 1 + np.arange(NUM_IMAGES) % 5)
     return sentences(0, len(images)), images
 
 
 def make(**weights) -> Rewards:
     references, images = invented()
-    return Rewards(pad(references), images, WORDS, **weights)
+    return Rewards(pad(references), images, VOCAB_SIZE, **weights)
 
 
 def text(sentence: list[int]) -> str:
@@ -46,7 +46,8 @@ def theirs(candidates: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """pycocoevalcap's CIDEr-D and BLEU-4 of one candidate per image."""
     references, images = invented()
     gts = {
-        i: [text(s) for s, image in zip(references, images, strict=True) if image == i] for i in range(IMAGES)
+        i: [text(s) for s, image in zip(references, images, strict=True) if image == i]
+        for i in range(NUM_IMAGES)
     }
     # What pycocoevalcap calls Cider clips and punishes lengths: it is the paper's CIDEr-D.
     cider = CiderScorer(n=4, sigma=6.0)
@@ -59,28 +60,28 @@ def theirs(candidates: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_rewards_equal_pycocoevalcaps_on_the_same_sentences(seed):
-    candidates = sentences(seed, IMAGES)
+    candidates = sentences(seed, NUM_IMAGES)
     references, _ = invented()
     candidates[0], candidates[1] = references[0], [5, 5, 5, 5, 5, 5, EOS]
     candidates[2], candidates[3] = [EOS], [15]
     ciders, bleus = theirs(candidates)
     assert (bleus > 0.01).any()
-    tokens, images = pad(candidates), np.arange(IMAGES)
+    tokens, images = pad(candidates), np.arange(NUM_IMAGES)
     np.testing.assert_allclose(make()(tokens, images), ciders, atol=1e-9)
     np.testing.assert_allclose(make(cider=0, bleu=1)(tokens, images), bleus, atol=1e-9)
     np.testing.assert_allclose(make(cider=0.5, bleu=2)(tokens, images), 0.5 * ciders + 2 * bleus, atol=1e-9)
 
 
 def test_a_batch_scores_several_captions_of_an_image_in_any_order():
-    candidates = sentences(4, 2 * IMAGES)
-    images = np.concatenate([np.arange(IMAGES), np.arange(IMAGES)])
-    expected = np.concatenate([theirs(candidates[:IMAGES])[0], theirs(candidates[IMAGES:])[0]])
+    candidates = sentences(4, 2 * NUM_IMAGES)
+    images = np.concatenate([np.arange(NUM_IMAGES), np.arange(NUM_IMAGES)])
+    expected = np.concatenate([theirs(candidates[:NUM_IMAGES])[0], theirs(candidates[NUM_IMAGES:])[0]])
     order = np.random.default_rng(5).permutation(len(images))
     np.testing.assert_allclose(make()(pad(candidates)[order], images[order]), expected[order], atol=1e-9)
 
 
 def test_padding_changes_no_reward():
-    tokens, images = pad(sentences(6, IMAGES)), np.arange(IMAGES)
+    tokens, images = pad(sentences(6, NUM_IMAGES)), np.arange(NUM_IMAGES)
     wide = np.pad(tokens, ((0, 0), (0, 7)))
     rewards = make(bleu=1)
     np.testing.assert_array_equal(rewards(tokens, images), rewards(wide, images))
@@ -88,7 +89,7 @@ def test_padding_changes_no_reward():
 
 def test_the_end_of_a_sentence_is_rewarded():
     references = [[4, 5, 6, 7, EOS], [8, 9, 10, 11, EOS], [12, 13, 14, EOS]]
-    rewards = Rewards(pad(references), np.arange(3), WORDS, cider=1, bleu=1)
+    rewards = Rewards(pad(references), np.arange(3), VOCAB_SIZE, cider=1, bleu=1)
     ended, cut = rewards(pad([[4, 5, 6, 7, EOS], [4, 5, 6, 7]]), np.zeros(2, np.int64))
     assert ended == pytest.approx(10 * 1 + 1)  # idf of <eos> alone is 0, but that of "7 <eos>" is not
     assert cut < ended - 0.5

@@ -1,0 +1,148 @@
+"""Captions from a file, matched to the images of a captions table."""
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from data.formats import open_captions
+from metrics.scores import some
+from utils import UserError
+
+
+class _Prediction(NamedTuple):
+    """One caption, and the image as the file names it."""
+
+    image: str  # a name, a path, or an id as text
+    caption: str
+    image_id: str | None = None
+
+
+def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
+    """Image name -> caption, in the order of the file.
+
+    Read are a JSON object `{name: caption}`, a JSON list of objects with `caption` and `image_id` (COCO's
+    results format) or `image` (as inference_visualize.py writes it), and any captions file with one caption
+    per image. An image is found by the end of its path (`match_names`) or by the id that `table` has for it;
+    one that is not in `table` keeps the name that the file gives it.
+
+    Raises UserError if the file cannot be read, or has more than one caption for an image.
+    """
+    predictions = _read_file(path)
+    if not predictions:
+        raise UserError(f"{path} has no captions; pass a file with one caption per image")
+    ids = {str(image_id): name for name, image_id in image_ids(table).items()}
+    # The name goes before the id: number 7 may be different images in two sources.
+    names = match_names((row.image for row in predictions), list(ids.values()), str(path))
+    captions: dict[str, str] = {}
+    for row in predictions:
+        name = names.get(row.image) or ids.get(row.image_id or row.image, row.image)
+        if name in captions:
+            raise UserError(f"{path} has more than one caption for {name!r}; keep one")
+        captions[name] = row.caption
+    return captions
+
+
+def match_names(names: Iterable[str], known: Collection[str], where: str) -> dict[str, str]:
+    """The known name of each name that has one; the others are absent from the result.
+
+    Two names match if one is the end of the other, in whole parts of a path: `a.jpg`, `images/a.jpg` and
+    `C:\\images\\a.jpg` match. Of several known names, an equal one wins, then the one with most parts in
+    common. `where`: the file or option that an error names.
+
+    Raises UserError if a name matches two known names equally well, or two names match the same known name.
+    """
+    whole: dict[str, list[str]] = defaultdict(list)
+    by_end: dict[str, list[str]] = defaultdict(list)
+    for name in known:
+        whole[_ends(name)[0]].append(name)
+        for end in _ends(name):
+            by_end[end].append(name)
+    matches: dict[str, str] = {}
+    matched_by: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        ends = _ends(name)
+        found = whole.get(ends[0]) or by_end.get(ends[0]) or next((whole[e] for e in ends if e in whole), [])
+        if len(found) > 1:
+            raise UserError(
+                f"{where}: the image {name!r} may be {found[0]!r} or {found[1]!r}; give more of its path"
+            )
+        if found:
+            other = matched_by.setdefault(found[0], name)
+            if other != name:
+                raise UserError(
+                    f"{where}: {other!r} and {name!r} may both be the image {found[0]!r}; keep one of them"
+                )
+            matches[name] = found[0]
+    return matches
+
+
+def select_predictions(
+    captions: Mapping[str, str], images: Collection[str], where: str, strict: bool = False
+) -> dict[str, str]:
+    """The captions of those `images` that have one; how many are missing or extra is printed.
+
+    Raises UserError if none is left or, with `strict`, if any caption is missing or extra.
+    """
+    kept = {image: caption for image, caption in captions.items() if image in images}
+    if not kept:
+        raise UserError(
+            f"{where} has no caption of any of the {len(images):,} images to score: its names are like "
+            f"{some(captions)}, theirs like {some(images)}; check --split and data.captions"
+        )
+    missing = [image for image in images if image not in captions]
+    extra = [image for image in captions if image not in kept]
+    if missing or extra:
+        found = [f"{where} has captions of {len(kept):,} of the {len(images):,} images to score"]
+        found += [f"{len(missing):,} missing ({some(missing)})"] * bool(missing)
+        found += [f"{len(extra):,} extra, of other images ({some(extra)})"] * bool(extra)
+        if strict:
+            raise UserError(f"{'; '.join(found)}; without --strict, what is there is scored")
+        print("; ".join(found))
+    return kept
+
+
+def image_ids(table: pd.DataFrame) -> dict[str, int | str]:
+    """Image name -> its id in the captions file, or the name again if the file has no ids."""
+    column = "image_id" if "image_id" in table else "image"
+    return dict(zip(table["image"].tolist(), table[column].tolist(), strict=True))
+
+
+def _read_file(path: Path) -> list[_Prediction]:
+    if not path.is_file():
+        raise UserError(f"no predictions at {path}; pass a file with captions")
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except ValueError:
+        content = None  # a captions file that is not JSON, or a broken one, which its reader reports
+    if isinstance(content, list):
+        return [_from_json(path, row) for row in content]
+    if isinstance(content, dict) and "images" not in content:
+        return [_from_json(path, {"image": name, "caption": content[name]}) for name in content]
+    rows = [row for row in open_captions([path])[0].rows if row.split != ""]
+    if problems := [row.problem for row in rows if row.problem]:
+        raise UserError(f"{path}: {problems[0]}")
+    ids = [None if row.image_id is None else str(row.image_id) for row in rows]
+    return [_Prediction(row.image, row.caption, image_id) for row, image_id in zip(rows, ids, strict=True)]
+
+
+def _from_json(path: Path, row: dict) -> _Prediction:
+    try:
+        image, caption = row["image"] if "image" in row else row["image_id"], row["caption"]
+    except (KeyError, TypeError):
+        image = caption = None
+    if not isinstance(image, str | int) or not isinstance(caption, str):
+        raise UserError(
+            f"{path}: {json.dumps(row, ensure_ascii=False)[:80]} is not the caption of an image; write "
+            '{"name": "caption", …} or [{"image_id": …, "caption": "…"}, …]'
+        )
+    return _Prediction(str(image), caption)
+
+
+def _ends(name: str) -> list[str]:
+    """The whole name with plain slashes, then without its first part, its first two, and so on."""
+    parts = [part for part in name.strip().replace("\\", "/").split("/") if part not in ("", ".")]
+    return ["/".join(parts[i:]) for i in range(len(parts))] or [""]
