@@ -6,19 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from compute import choose_device, choose_precision
+from captioning import Captioner
 from config import DEFAULT_CONFIG, Config, argument_parser, load_config
-from data.captions import SPLITS, read_captions, references
-from data.transforms import ImageTransform
-from data.vocab import SPECIAL, Vocabulary
+from data.captions import SPLITS, read_table, references
+from data.vocab import SPECIAL
 from files import newest_checkpoint, replacing
 from metrics.predictions import image_ids, read_predictions, select_predictions
 from metrics.scores import score_set, scores_table
 from metrics.statistics import caption_statistics
-from models.model import load_model
-from models.search import SearchOptions
-from training.evaluation import caption_split
-from training.setup import make_datasets
+from training.datasets import make_datasets
+from training.validation import caption_split
 from utils import UserError, run_script
 
 
@@ -34,11 +31,13 @@ def main() -> None:
         vocab_size, folder = None, args.predictions.parent
     else:
         checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
-        loaded = load_model(checkpoint, args.overrides)
-        table = _read_table(loaded.config, args.split, with_images=True)
+        captioner = Captioner.load(checkpoint, args.overrides)
+        table = _read_table(captioner.config, args.split, with_images=True)
         truth = _references(table, args.split)
-        captions = _caption_with(loaded, table, args.split)
-        vocab_size, folder = len(loaded.words) - len(SPECIAL), checkpoint.parent
+        with captioner.compute.explain_memory("lower train.batch_size or --beam"):
+            [dataset] = make_datasets(captioner, table, [args.split])
+            captions = caption_split(captioner, dataset, captioner.options())
+        vocab_size, folder = len(captioner.vocabulary) - len(SPECIAL), checkpoint.parent
 
     scores, left_out = score_set(captions, truth)
     statistics = caption_statistics(captions, vocab_size)
@@ -90,8 +89,8 @@ def _parse_arguments() -> argparse.Namespace:
 
 def _read_table(config: Config, split: str, with_images: bool) -> pd.DataFrame:
     """The captions table; for `all`, every image is in the one split of that name."""
-    images_of = () if not with_images else SPLITS if split == "all" else (split,)
-    table = read_captions(config.data.captions, config.data.images, config.data.max_bad_rows, images_of)
+    splits = SPLITS if split == "all" else (split,)
+    table = read_table(config.data, splits if with_images else ())
     return table.assign(split="all") if split == "all" else table
 
 
@@ -127,36 +126,6 @@ def _write_results(
             raise UserError(
                 f"cannot write {output / name}: {error.strerror}; choose another --output"
             ) from None
-
-
-def _caption_with(loaded, table: pd.DataFrame, split: str) -> dict[str, str]:
-    """Image name -> the model's caption."""
-    config: Config = loaded.config
-    device = choose_device(config.run.device)
-    precision = choose_precision(config.run.precision, device)
-    loaded.model.to(device)
-    vocabulary = Vocabulary(loaded.words)
-    [dataset] = make_datasets(
-        config,
-        table,
-        [split],
-        vocabulary,
-        loaded.model,
-        ImageTransform.from_dict(loaded.transform),
-        device,
-        precision,
-    )
-    options = SearchOptions(**config.search.model_dump(), seed=config.run.seed)
-    return caption_split(
-        loaded.model,
-        dataset,
-        vocabulary,
-        options,
-        config.train.batch_size,
-        config.data.workers,
-        device,
-        precision,
-    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import yaml
 from captioning import Captioner
 from data.dataset import Flickr8kDataset, make_loader, training_batches
 from files import save_checkpoint
-from metrics.scores import BLEU, Scorer
+from metrics.measures import MEASURES, find_monitor
+from metrics.scores import VALIDATION_METRICS, Scorer
 from models.search import SearchOptions
 from progress import Progress
 from reports.curves import draw_curves
@@ -39,7 +40,8 @@ class Run:
         kind = OBJECTIVES[self.config.train.objective]
         self.objective = kind(captioner.model, self.config, self.compute, train_set)
         self.trainer = Trainer(self.objective, math.ceil(len(train_set) / self.config.train.batch_size))
-        self.scorer = Scorer(references)
+        self.monitor = find_monitor(self.config.train.monitor)
+        self.scorer = Scorer(references, VALIDATION_METRICS)
         self.samples = Samples(self.config.data.images, references)
         self.averages = self.objective.averages(self.compute)  # of the epoch so far
         self.interval = self.objective.averages(self.compute)  # since the last row of the log
@@ -125,14 +127,14 @@ class Run:
                     "the last checkpoint with a lower train.lr or without mixed precision: "
                     f"--resume {self.folder} run.precision=float32"
                 )
-        self.record("step", _prefixed("train", figures))
+        self.record("step", _prefixed(figures))
         self.interval = self.objective.averages(self.compute)
         return figures
 
     def finish_epoch(self) -> None:
         """Validate, log, keep the best, draw, save."""
         figures, captions = self.validate()
-        is_best = self.is_best(figures[self.config.train.monitor])
+        is_best = self.is_best(figures[self.monitor.name])
         self.trainer.schedule.epoch_ended(is_best)
         self.log_epoch(figures, is_best)
         if is_best:
@@ -143,11 +145,11 @@ class Run:
         self.draw()
 
     def validate(self) -> tuple[dict[str, float], dict[str, str]]:
-        """The figures of the validation split (losses and scores), and its captions."""
+        """The values of MEASURES on the validation split, by name, and its captions."""
         captioner = self.captioner.with_model(self.trainer.evaluated)
         figures = validation_loss(captioner, self.val_set)
         captions = caption_split(captioner, self.val_set, self.search_options(self.config.train.beam))
-        return {**figures, **self.scorer.score(captions, (*BLEU, "CIDEr"))}, captions
+        return {**figures, **self.scorer.score(captions)}, captions
 
     def search_options(self, beam: int) -> SearchOptions:
         """The configured search, but never sampling: scores of samples would change from run to run."""
@@ -155,24 +157,20 @@ class Run:
 
     def is_best(self, figure: float) -> bool:
         """Whether the monitored figure is the best so far; if so, it is remembered."""
-        sign = -1 if self.config.train.monitor == "loss" else 1
-        is_best = self.best is None or sign * figure > sign * self.best
+        is_best = self.best is None or self.monitor.is_better(figure, self.best)
         if is_best:
             self.best, self.best_epoch = figure, self.epoch
         return is_best
 
     def log_epoch(self, figures: dict[str, float], is_best: bool) -> None:
         """A row in the log and a line on the terminal."""
-        scores = {key: value for key, value in figures.items() if key in (*BLEU, "CIDEr")}
-        losses = {key: value for key, value in figures.items() if key not in scores}
         train = self.averages.read() if self.epoch > 0 else {}
-        self.record("epoch", {**_prefixed("train", train), **_prefixed("val", losses), **scores})
+        validation = {measure.column: figures[measure.name] for measure in MEASURES}
+        self.record("epoch", {**_prefixed(train), **validation})
+        texts = [measure.text(figures[measure.name]) for measure in MEASURES if measure.in_curves]
         print(
             f"epoch {self.epoch}: {f'train {self.averages.text(train)}; ' if train else ''}"
-            f"validation loss {losses['loss']:.3f}, "
-            f"perplexity {losses['perplexity']:.2f}, top-5 {losses['top5']:.1%}, "
-            f"BLEU-4 {scores['BLEU-4']:.3f}, CIDEr {scores['CIDEr']:.3f}{' (best)' if is_best else ''}, "
-            f"{self.seconds():.0f} s so far",
+            f"{', '.join(texts)}{' (best)' if is_best else ''}, {self.seconds():.0f} s so far",
             flush=True,
         )
 
@@ -236,7 +234,7 @@ class Run:
         captioner = Captioner.load(best, compute=self.compute)
         options = self.search_options(self.config.search.beam)
         captions = caption_split(captioner, self.val_set, options)
-        scores = self.scorer.score(captions, (*BLEU, "ROUGE-L", "CIDEr"))
+        scores = self.scorer.score(captions)
         print(f"\n{best} is epoch {self.best_epoch}; {self.seconds():.0f} s of training.")
         print(f"Validation scores with beam {options.beam}:")
         print("  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
@@ -245,5 +243,5 @@ class Run:
         print(f"  python visualize_loss.py {self.folder}")
 
 
-def _prefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{key}": value for key, value in figures.items()}
+def _prefixed(figures: dict[str, float]) -> dict[str, float]:
+    return {f"train_{key}": value for key, value in figures.items()}

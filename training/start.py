@@ -10,6 +10,7 @@ from config import Config, make_config
 from data.transforms import transform_for
 from data.vocab import find_vocabulary
 from files import load_checkpoint
+from metrics.measures import find_monitor
 from models.decoders import DECODERS
 from models.model import build_model
 from training.objectives import OBJECTIVES
@@ -24,6 +25,7 @@ def check(config: Config) -> None:
     """Raise UserError for what would fail later, before anything that takes time."""
     look_up(DECODERS, config.decoder.kind, "decoder.kind")
     look_up(OBJECTIVES, config.train.objective, "train.objective").check(config)
+    find_monitor(config.train.monitor)
     if config.run.tensorboard:
         require_tensorboard()
 
