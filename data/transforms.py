@@ -10,6 +10,8 @@ from torchvision.models import get_model_weights
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from config import EncoderConfig
+
 
 @dataclass(frozen=True)
 class ImageTransform:
@@ -60,14 +62,15 @@ def augment(image: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
     return image
 
 
-def transform_for(encoder: str, weights: str = "DEFAULT", image_size: int | None = None) -> ImageTransform:
-    """The transform that torchvision's weights were trained with: input size, mean, standard deviation.
+def transform_for(encoder: EncoderConfig) -> ImageTransform:
+    """What torchvision's weights were trained with: mean, standard deviation, and size unless it is set.
 
     Weights from a file (or none) use those of the model's default weights.
     """
-    known = get_model_weights(encoder)
-    preset = (known[weights] if weights in known.__members__ else known.DEFAULT).transforms()
-    return ImageTransform(image_size or preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
+    weights = get_model_weights(encoder.name)
+    known = encoder.weights in weights.__members__
+    preset = (weights[encoder.weights] if known else weights.DEFAULT).transforms()
+    return ImageTransform(encoder.image_size or preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
 
 
 def read_image(path: Path) -> Image.Image:
