@@ -107,6 +107,22 @@ def test_an_interrupted_pass_leaves_a_store_that_is_right(tmp_path, image_folder
     assert [red(grids.grid(name)) for name in NAMES] == [0, 40, 80, 120, 160, 200]
 
 
+def test_an_interrupted_pass_continues_where_its_index_was_last_written(tmp_path, image_folder):
+    class Interrupted(Encoder):
+        def __call__(self, pixels):
+            if self.count == 70:
+                raise KeyboardInterrupt
+            return super().__call__(pixels)
+
+    names = [f"more/{i}.png" for i in range(80)]
+    (image_folder / "more").mkdir()
+    for name in names:
+        (image_folder / name).write_bytes((image_folder / "1.png").read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        features(tmp_path, names, Interrupted(), batch_size=1)
+    assert 10 <= features(tmp_path, names, batch_size=1)[1] < 80
+
+
 def test_a_run_that_misses_nothing_does_not_wait_for_another_one(tmp_path, image_folder):
     features(tmp_path)
     [store] = (tmp_path / "cache").iterdir()
