@@ -310,6 +310,7 @@ def test_the_state_dict_of_every_model_carries_over(name, tmp_path, monkeypatch)
             value.uniform_(0.5, 1.5)
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     loaded = make(name, tmp_path / "w.pth", image_size=size).eval()
+    (tmp_path / "w.pth").unlink()  # up to 2.6 GB
 
     own, expected = loaded.backbone.state_dict(), whole.state_dict()
     assert own

@@ -88,7 +88,7 @@ def test_the_order_of_sets_and_dictionaries_of_another_process_changes_nothing(t
 
 def test_files_and_splits(folder):
     splits = captions_by_split(folder)
-    assert {split: len(by_image) for split, by_image in splits.items()} == {
+    assert {split: len(names) for split, names in splits.items()} == {
         "train": 200,
         "val": 20,
         "test": 20,

@@ -59,7 +59,7 @@ def test_transparency_is_shown_on_white(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
-def test_what_is_no_image_is_an_os_error(tmp_path, content):
+def test_a_file_that_is_no_image_is_an_os_error(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(OSError, match=r"a\.png"):
         read_image(tmp_path / "a.png")
