@@ -160,7 +160,3 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager:
-    return Compute(device, precision).autocast()

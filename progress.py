@@ -1,21 +1,21 @@
-"""Progress of long work: a tqdm bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a tqdm bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 
 from tqdm import tqdm
 
-LINE_EVERY = 15  # seconds between plain lines
+_LINE_EVERY = 15  # seconds between plain lines
 
 
 class Progress:
     """`with Progress(total, "features", "images") as progress: … progress.update(n)`.
 
-    Shows the count, the rate and the time left, and whatever `note` was last given.
+    Shows the count, the rate, the time left, and the latest text passed to `note`.
     """
 
     def __init__(self, total: int, title: str, unit: str, initial: int = 0, keep: bool = True):
-        """`keep`: whether the finished bar, or its last line, stays."""
+        """`initial` of the `total` are done already. `keep`: the finished bar, or the last line, stays."""
         self.total, self.title, self.unit, self.keep = total, title, unit, keep
         self.done = self.initial = initial
         self.started = self.printed = time.monotonic()
@@ -32,15 +32,17 @@ class Progress:
         self.bar.close()
 
     def note(self, text: str) -> None:
+        """Show `text` after the count from the next update on."""
         self.text = text
         self.bar.set_postfix_str(text, refresh=False)
 
     def update(self, n: int = 1) -> None:
+        """Count `n` more as done."""
         self.done += n
         self.bar.update(n)
         now = time.monotonic()
         finished = self.done == self.total
-        if self.bar.disable and (now - self.printed > LINE_EVERY or (finished and self.keep)):
+        if self.bar.disable and (now - self.printed > _LINE_EVERY or (finished and self.keep)):
             self.printed = now
             rate = (self.done - self.initial) / max(now - self.started, 1e-9)
             left = (self.total - self.done) / rate

@@ -35,7 +35,7 @@ from compute import Compute
 from config import Config, make_config
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, make_loader, training_batches
-from data.features import fingerprint, read_index, write_index
+from data.features import Entry, View, fingerprint, read_index, write_index
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from training.datasets import compute_features
@@ -53,7 +53,7 @@ class Encoder:
     def digest(self) -> str:
         return "none"
 
-    def folded(self) -> "Encoder":
+    def for_inference(self) -> "Encoder":
         return self
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -106,11 +106,11 @@ def invent_features(config: Config) -> None:
     compute(config, table.head(1))
     [store] = config.features.folder.iterdir()
     index = read_index(store)
-    [(_, view)] = index["rows"]
+    [(_, kind)] = index.entries
     for row, name in enumerate(table["image"].unique()):
-        index["rows"][name, view] = [row, *fingerprint(config.data.images / name)]
+        index.entries[View(name, kind)] = Entry(row, fingerprint(config.data.images / name))
     write_index(store, index)
-    os.truncate(store / "grids.f16", len(index["rows"]) * int(np.prod(GRID)) * 2)
+    os.truncate(store / "grids.f16", len(index.entries) * int(np.prod(GRID)) * 2)
 
 
 def compute(config: Config, table):

@@ -17,9 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from compute import autocast, choose_device, choose_precision
-from config import make_config
-from data.features import cached_features
+from compute import Compute
+from config import EncoderConfig, make_config
+from data.features import FeatureStore
 from data.transforms import read_image, transform_for
 from models.encoder import EncoderCNN
 from utils import UserError, run_script
@@ -44,52 +44,49 @@ def main() -> int:
     if len(paths) < BATCH:
         raise UserError(f"{args.image_folder} holds {len(paths)} images; at least {BATCH} are needed")
     names = [path.name for path in paths]
-    device = choose_device("auto")
-    precision = choose_precision("auto", device)
-    # The weights' values do not matter to the speed.
-    encoder = EncoderCNN(args.encoder, "none").to(device).eval()
-    folded = encoder.folded()  # as training/setup.py computes features
-    transform = transform_for(args.encoder)
+    compute = Compute.choose()
+    # The values of the weights do not matter to the speed.
+    config = EncoderConfig(name=args.encoder, weights="none")
+    encoder, transform = EncoderCNN(config).to(compute.device).eval(), transform_for(config)
+    for_inference = encoder.for_inference()  # as training/datasets.py computes features
 
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        with autocast(device, precision):
-            return folded(transform.normalise(pixels.to(device)))
+        with compute.autocast():
+            return for_inference(transform.normalise(pixels.to(compute.device)))
 
     @torch.inference_mode()
     def bare(batch: torch.Tensor) -> float:
         """Images per second of the backbone alone, as torchvision has it."""
         began = time.perf_counter()
-        with autocast(device, precision):
+        with compute.autocast():
             for _ in range(len(names) // BATCH):
                 encoder(batch)
-        synchronise(device)
+        if compute.device.type != "cpu":
+            torch.accelerator.synchronize(compute.device)
         return len(names) // BATCH * BATCH / (time.perf_counter() - began)
 
     def extraction(folder: Path) -> float:
         """Images per second from files to features on disk."""
         began = time.perf_counter()
-        cached_features(folder, {}, encode, args.image_folder, names, transform, workers=args.workers)
+        store = FeatureStore(folder, {}, encode, args.image_folder, transform, workers=args.workers)
+        store.grids(dict.fromkeys(names, 1))
         return len(names) / (time.perf_counter() - began)
 
     pixels = torch.stack([transform.pixels(read_image(path)) for path in paths[:BATCH]])
-    batch = transform.normalise(pixels.to(device))
+    batch = transform.normalise(pixels.to(compute.device))
     bare(batch)  # to warm up
     alone, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(args.rounds):
             alone.append(bare(batch))
             whole.append(extraction(Path(folder) / str(i)))
-    print(f"{args.encoder}, {str(precision).removeprefix('torch.')} on {device}, {len(names)} images a round")
+    precision = str(compute.precision).removeprefix("torch.")
+    print(f"{args.encoder}, {precision} on {compute.device}, {len(names)} images a round")
     print(f"backbone alone: {statistics.median(alone):.1f} images/s")
     print(f"extraction:     {statistics.median(whole):.1f} images/s")
     print(f"ratio:          {statistics.median(w / a for w, a in zip(whole, alone, strict=True)):.1%}")
     return 0
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from data.transforms import ImageTransform, augment, read_image
 from data.vocab import Vocabulary
 from utils import PAD, UserError
 
-# One item of an epoch: which image, and the seed of all that is drawn for it (captions, augmentation, view).
-# Randomness comes with the item rather than from a worker's generator, so that the number of workers, or a
-# resume in the middle of an epoch, changes nothing.
+# One item of an epoch: which image, and the seed of what is random about it (captions, augmentation, view).
+# The seed comes with the item rather than from a worker's generator, so neither the number of workers nor a
+# resume in the middle of an epoch changes anything.
 Draw = tuple[int, int]
 
 
@@ -34,8 +34,8 @@ class Batch(NamedTuple):
     image_index: torch.Tensor  # (M,) int64, which of the N images a caption describes
 
 
-class Strings(Sequence[str]):
-    """Strings in one flat buffer, made into a `str` when they are asked for."""
+class _Strings(Sequence[str]):
+    """Strings in one flat buffer; indexing makes a `str`."""
 
     def __init__(self, strings: Iterable[str]):
         encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
@@ -46,7 +46,7 @@ class Strings(Sequence[str]):
         return len(self.start) - 1
 
     def __getitem__(self, i: int) -> str:
-        if not 0 <= i < len(self):  # what ends an iteration
+        if not 0 <= i < len(self):  # ends an iteration
             raise IndexError(i)
         return self.buffer[self.start[i] : self.start[i + 1]].decode("utf-8", "surrogatepass")
 
@@ -54,8 +54,8 @@ class Strings(Sequence[str]):
 class Flickr8kDataset(Dataset):
     """One split. An item is one image with up to `captions_per_image` of its captions.
 
-    Names and captions lie in flat arrays, tokens after tokens: lists would cost a hundred bytes a word and be
-    copied into every worker as soon as it touches their reference counts.
+    Names and captions are in flat arrays, one after the other: lists would take a hundred bytes per word, and
+    every worker would copy them as soon as it touches their reference counts.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class Flickr8kDataset(Dataset):
         max_length: int | None = None,
         augment: Sequence[str] = (),
     ):
-        """With `features` the items carry cached grids instead of images, and `image_folder` is not read."""
+        """With `features` the items hold cached grids instead of images, and `image_folder` is not read."""
         rows = table[table["split"] == split]
-        image, names = pd.factorize(rows["image"])
+        image_index, names = pd.factorize(rows["image"])
         if not len(names):
             raise UserError(f"the captions file has no images in the split {split!r}")
-        self.names = Strings(names)
+        self.names = _Strings(names)
         tokens, lengths = array("i"), []
-        for caption in rows["caption"].to_numpy()[np.argsort(image, kind="stable")]:
+        for caption in rows["caption"].to_numpy()[np.argsort(image_index, kind="stable")]:
             indices = vocabulary.numericalize(caption, max_length)
             tokens.extend(indices)
             lengths.append(len(indices))
         self.tokens = np.frombuffer(tokens, np.int32)
         self.caption_start = np.cumsum([0, *lengths])  # caption -> its first token
-        self.image_start = np.cumsum([0, *np.bincount(image)])  # image -> its first caption
+        self.image_start = np.cumsum([0, *np.bincount(image_index)])  # image -> its first caption
         self.image_folder, self.transform, self.features = image_folder, transform, features
         self.captions_per_image, self.augment = captions_per_image, list(augment)
 
@@ -91,7 +91,7 @@ class Flickr8kDataset(Dataset):
         return len(self.names)
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Image (3, H, W) or grid (L, C), and the captions as int64 tensors."""
+        """Image (3, H, W) or grid (L, C), and the captions, each as tokens (T,) int64."""
         i, seed = draw
         chosen = range(self.image_start[i], self.image_start[i + 1])
         if self.captions_per_image and self.captions_per_image < len(chosen):
@@ -103,6 +103,7 @@ class Flickr8kDataset(Dataset):
         return self.image(i, seed), captions
 
     def image(self, i: int, seed: int = 0) -> torch.Tensor:
+        """Image (3, H, W), or its cached grid (L, C); `seed` decides on augmentation, or on the view."""
         name = self.names[i]
         if self.features is not None:
             return self.features.grid(name, seed)
@@ -129,21 +130,21 @@ def collate(items: Sequence[tuple[torch.Tensor, list[torch.Tensor]]]) -> Batch:
     )
 
 
-def training_batches(images: int, batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
+def training_batches(num_images: int, batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
     """The draws of one epoch in random order, a function of (seed, epoch) alone."""
     order = random.Random(f"{seed}/{epoch}")
-    draws = [(i, order.getrandbits(48)) for i in order.sample(range(images), images)]
-    return [draws[at : at + batch_size] for at in range(0, images, batch_size)]
+    draws = [(i, order.getrandbits(48)) for i in order.sample(range(num_images), num_images)]
+    return [draws[at : at + batch_size] for at in range(0, num_images, batch_size)]
 
 
-def ordered_batches(images: int, batch_size: int) -> list[list[Draw]]:
-    """Every image once, in order, with nothing drawn."""
-    draws = [(i, 0) for i in range(images)]
-    return [draws[at : at + batch_size] for at in range(0, images, batch_size)]
+def ordered_batches(num_images: int, batch_size: int) -> list[list[Draw]]:
+    """Every image once, in order, each with the seed 0."""
+    draws = [(i, 0) for i in range(num_images)]
+    return [draws[at : at + batch_size] for at in range(0, num_images, batch_size)]
 
 
-def leave_signals_to_parent(_worker: int) -> None:
-    """Ctrl-C and SIGTERM reach every process of the group; the parent wants to finish its step first."""
+def _leave_signals_to_parent(_worker: int) -> None:
+    """Ctrl-C and SIGTERM reach every process of the group, but the parent has to finish its step first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -151,13 +152,13 @@ def leave_signals_to_parent(_worker: int) -> None:
 def make_loader(
     dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, compute: Compute
 ) -> DataLoader:
-    """Batches of `dataset`. Cached features are read in this process: there is nothing to compute."""
+    """The batches of `dataset` in this order. Cached features only have to be read, and need no workers."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=0 if dataset.features is not None else workers,
         pin_memory=compute.pins_memory,
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),  # leaves torch's own generator, which a resume restores, alone
+        worker_init_fn=_leave_signals_to_parent,
+        generator=torch.Generator(),  # torch's own generator, which a resume restores, is left alone
     )

@@ -1,15 +1,17 @@
-"""What a frozen encoder sees, computed once per image and kept in a file.
+"""The features of a frozen encoder, computed once per image and kept in a file.
 
-A store is a folder with `grids.f16`, to which rows are only ever appended, and `index.json`, which says
-which row belongs to which image and what the image was when it was computed. The folder's name is a
-digest of all else that the features depend on: the encoder's weights, the transform, the precision.
+A store is a folder with two files. Rows are only ever appended to `grids.f16`; `index.json` records which row
+belongs to which image, and what the image file was when the row was computed. The name of the folder is a
+digest of everything else that the features depend on: the encoder's weights, the transform, the precision.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -20,25 +22,55 @@ from files import replacing
 from progress import Progress
 from utils import UserError
 
-View = tuple[str, str]  # image name and which view of it: "plain", or an augmented one such as "crop+flip/1"
-PLAIN = "plain"
-SAVE_EVERY = 64  # batches after which the index is written: an interrupted pass goes on from there
+_PLAIN = "plain"
+_SAVE_EVERY = 64  # batches after which the index is written: an interrupted pass continues from there
+
+
+class View(NamedTuple):
+    """An image as it is, or one of its augmented versions."""
+
+    image_name: str
+    kind: str  # "plain", or the changes and a number, such as "crop+flip/1"
+
+
+class Fingerprint(NamedTuple):
+    """Size and times of a file: they change with its content (ctime even where a copy keeps the date)."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Entry(NamedTuple):
+    """Where the features of a view are, and what its image was when they were computed."""
+
+    row: int
+    fingerprint: Fingerprint
+
+
+@dataclass
+class Index:
+    """The rows of a store."""
+
+    shape: tuple[int, int] | None  # (L, C) of a row; None while there is none
+    entries: dict[View, Entry]
 
 
 class FeatureGrids:
-    """Grids by image name, each read from the file when it is asked for.
+    """Grids by image name, each read from the file when it is needed.
 
-    Not memory-mapped: the pages of a map count as this process's memory, and an epoch over COCO touches 24 GB
-    of them. Pickles as a path; do not ask in a process and in its fork, which share the position in the file.
+    Not memory-mapped: the pages of a map count as memory of this process, and an epoch over COCO touches
+    24 GB of them. Pickles as a path. A process and its fork must not both read, because they share the
+    position in the file.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], rows: dict[str, list[int]]):
-        """`shape` is (L, C); `rows` says which rows an image has, the plain view first."""
+        """`shape` is (L, C); `rows` are the rows of each image, the plain view first."""
         self.path, self.shape, self.rows = path, shape, rows
         self.file = None
 
     def grid(self, name: str, seed: int = 0) -> torch.Tensor:
-        """(L, C) float16 of the image; of one of its views, drawn by `seed`, where it has several."""
+        """(L, C) float16 of the image, or of the view that `seed` selects where it has several."""
         if self.file is None:
             self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as the object lives)
         rows = self.rows[name]
@@ -52,164 +84,167 @@ class FeatureGrids:
         return {**self.__dict__, "file": None}
 
 
-class MissingViews(Dataset):
-    """The views that are still to be computed, as pixels; one that cannot be read comes as its error."""
+@dataclass(frozen=True)
+class FeatureStore:
+    """The features of one encoder for the images of one folder; `grids` computes what is missing."""
 
-    def __init__(
-        self, image_folder: Path, views: list[View], transform: ImageTransform, augmentation: list[str]
-    ):
-        self.image_folder, self.views, self.transform = image_folder, views, transform
-        self.augmentation = augmentation
+    cache_folder: Path  # holds the stores, a folder for each identity
+    identity: dict  # plain values that say what `encode` computes; another identity is another store
+    encode: Callable[[torch.Tensor], torch.Tensor]  # pixels (B, 3, H, W) uint8 -> grids (B, L, C)
+    image_folder: Path
+    transform: ImageTransform
+    augment: Sequence[str] = ()  # how the views after the first one differ from the image
+    workers: int = 0
+    batch_size: int = 32
+
+    def grids(self, views: Mapping[str, int]) -> FeatureGrids:
+        """The grids of the images in `views`, which maps an image name to its number of views.
+
+        Those that the store does not have, or whose image has changed, are computed.
+
+        Raises:
+            UserError: an image cannot be read, or the store cannot be written.
+        """
+        identity = {
+            **self.identity,
+            "transform": self.transform.as_dict(),
+            "images": str(self.image_folder.resolve()),
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        store = self.cache_folder / digest
+        changes = "+".join(self.augment)
+        wanted = {
+            name: [View(name, _PLAIN), *(View(name, f"{changes}/{i}") for i in range(1, count))]
+            for name, count in views.items()
+        }
+        fingerprints = {name: fingerprint(self.image_folder / name) for name in wanted}
+        try:
+            store.mkdir(parents=True, exist_ok=True)
+            index = read_index(store)
+            if _missing(index, wanted, fingerprints):
+                with locked(store / "lock"):
+                    index = read_index(store)  # another run may have added to it while this one waited
+                    (store / "identity.json").write_text(json.dumps(identity, indent=1))
+                    self.add(store, index, _missing(index, wanted, fingerprints), fingerprints)
+        except OSError as error:
+            raise UserError(
+                f"the feature cache {store}: {error}; set features.folder, or features.cache=false"
+            ) from None
+        rows = {name: [index.entries[view].row for view in group] for name, group in wanted.items()}
+        return FeatureGrids(store / "grids.f16", index.shape, rows)
+
+    def add(
+        self, store: Path, index: Index, missing: list[View], fingerprints: dict[str, Fingerprint]
+    ) -> None:
+        """Compute the missing views, append their grids to the store and enter them into the index."""
+        loader = DataLoader(
+            _ViewPixels(self.image_folder, missing, self.transform, list(self.augment)),
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            collate_fn=_stack_pixels,
+            generator=torch.Generator(),  # leaves torch's own generator alone
+        )
+        with (
+            open(store / "grids.f16", "ab") as file,
+            Progress(len(missing), "features", "images") as progress,
+        ):
+            for i, pixels in enumerate(loader, start=1):
+                if isinstance(pixels, str):
+                    raise UserError(pixels)
+                grids = self.encode(pixels).to("cpu", torch.float16).contiguous()
+                index.shape = tuple(grids.shape[1:])
+                first_row = _append(file, grids)
+                for j, view in enumerate(missing[progress.done : progress.done + len(grids)]):
+                    index.entries[view] = Entry(first_row + j, fingerprints[view.image_name])
+                progress.update(len(grids))
+                if i % _SAVE_EVERY == 0:
+                    file.flush()
+                    write_index(store, index)
+        write_index(store, index)
+
+
+class _ViewPixels(Dataset):
+    """Views as pixels (3, H, W) uint8; one whose image cannot be read comes as an error message."""
+
+    def __init__(self, image_folder: Path, views: list[View], transform: ImageTransform, augment: list[str]):
+        self.image_folder, self.views, self.transform, self.augment = image_folder, views, transform, augment
 
     def __len__(self) -> int:
         return len(self.views)
 
     def __getitem__(self, i: int) -> torch.Tensor | str:
-        name, view = self.views[i]
+        name, kind = self.views[i]
         try:
             image = read_image(self.image_folder / name)
         except OSError as error:
             return f"{self.image_folder / name} cannot be read ({error}); replace it or drop its captions"
-        if view != PLAIN:
-            seed = int.from_bytes(hashlib.sha256(f"{name}/{view}".encode()).digest()[:6])
-            image = augment(image, self.augmentation, seed)
+        if kind != _PLAIN:
+            seed = int.from_bytes(hashlib.sha256(f"{name}/{kind}".encode()).digest()[:6])
+            image = augment(image, self.augment, seed)
         return self.transform.pixels(image)
 
 
-def stack_images(items: list[torch.Tensor | str]) -> torch.Tensor | str:
-    """One tensor per batch, stacked by the worker that read it; the first error if there is one."""
+def _stack_pixels(items: list[torch.Tensor | str]) -> torch.Tensor | str:
+    """One tensor per batch, stacked by the worker that read it; if there are errors, the first of them."""
     errors = [item for item in items if isinstance(item, str)]
     return errors[0] if errors else torch.stack(items)
 
 
-def cached_features(
-    folder: Path,
-    identity: dict,
-    encode: Callable[[torch.Tensor], torch.Tensor],
-    image_folder: Path,
-    names: Sequence[str],
-    transform: ImageTransform,
-    *,
-    views: dict[str, int] | None = None,
-    augment: Sequence[str] = (),
-    workers: int = 0,
-    batch_size: int = 32,
-) -> FeatureGrids:
-    """The features of `names`, computing those that the store lacks or whose image has changed.
+def _missing(index: Index, wanted: dict[str, list[View]], fingerprints: dict[str, Fingerprint]) -> list[View]:
+    """The wanted views that the index does not have, or has of an image that has changed since."""
 
-    Args:
-        folder: where the stores lie, one folder in it for each identity.
-        identity: plain values that say what `encode` computes; another identity is another store.
-        encode: pixels (B, 3, H, W) uint8 -> grids (B, L, C).
-        views: views per image name where there are more than one; views after the first are augmented.
+    def is_current(view: View) -> bool:
+        entry = index.entries.get(view)
+        return entry is not None and entry.fingerprint == fingerprints[view.image_name]
 
-    Raises:
-        UserError: an image cannot be read, or the store cannot be written.
-    """
-    identity = {**identity, "transform": transform.as_dict(), "images": str(image_folder.resolve())}
-    kinds = "+".join(augment)
-    wanted = {
-        name: [(name, PLAIN), *((name, f"{kinds}/{i}") for i in range(1, (views or {}).get(name, 1)))]
-        for name in names
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    store = folder / digest
-    prints = {name: fingerprint(image_folder / name) for name in wanted}
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        index, missing = look_up(store, wanted, prints)
-        if missing:
-            with locked(store / "lock"):
-                # Another run may have computed them while this one waited.
-                index, missing = look_up(store, wanted, prints)
-                (store / "identity.json").write_text(json.dumps(identity, indent=1))
-                loader = DataLoader(
-                    MissingViews(image_folder, missing, transform, list(augment)),
-                    batch_size=batch_size,
-                    num_workers=workers,
-                    collate_fn=stack_images,
-                    generator=torch.Generator(),
-                )
-                compute(store, index, missing, prints, loader, encode)
-    except OSError as error:
-        raise UserError(
-            f"the feature cache {store}: {error}; set features.folder, or features.cache=false"
-        ) from None
-    rows = {name: [index["rows"][view][0] for view in views] for name, views in wanted.items()}
-    return FeatureGrids(store / "grids.f16", tuple(index["shape"]), rows)
+    return [view for group in wanted.values() for view in group if not is_current(view)]
 
 
-def look_up(
-    store: Path, wanted: dict[str, list[View]], prints: dict[str, list[int]]
-) -> tuple[dict, list[View]]:
-    """The store's index, and which of the wanted views it lacks or has of another image."""
-    index = read_index(store)
-    known = index["rows"]
-    views = [view for group in wanted.values() for view in group]
-    return index, [view for view in views if known.get(view, [None])[1:] != prints[view[0]]]
-
-
-def compute(store: Path, index: dict, missing: list[View], prints: dict, loader: DataLoader, encode) -> None:
-    """Append the missing views, which `loader` reads in this order, and enter them into the index."""
-    with (
-        open(store / "grids.f16", "ab") as file,
-        Progress(len(missing), "features", "images") as progress,
-    ):
-        for i, batch in enumerate(loader, start=1):
-            if isinstance(batch, str):
-                raise UserError(batch)
-            index["shape"], row = append(file, encode, batch)
-            for j, view in enumerate(missing[progress.done : progress.done + len(batch)]):
-                index["rows"][view] = [row + j, *prints[view[0]]]
-            progress.update(len(batch))
-            if i % SAVE_EVERY == 0:
-                file.flush()
-                write_index(store, index)
-    write_index(store, index)
-
-
-def append(file, encode, images: torch.Tensor) -> tuple[list[int], int]:
-    """Compute one batch and append its rows; returns their shape and the number of the first."""
-    grids = encode(images).to("cpu", torch.float16).contiguous()
+def _append(file: BinaryIO, grids: torch.Tensor) -> int:
+    """Append a batch of grids (B, L, C) as rows; returns the number of the first."""
     size = grids[0].numel() * grids.element_size()
     row = file.tell() // size
-    file.truncate(row * size)  # half a row may be left of a pass that was killed in its midst
+    file.truncate(row * size)  # a pass that was killed while writing may have left half a row
     file.seek(0, 2)
     file.write(grids.numpy().tobytes())
-    return list(grids.shape[1:]), row
+    return row
 
 
-def fingerprint(path: Path) -> list[int]:
-    """Size and times of a file: they change with its content (ctime even where a copy keeps the date)."""
+def fingerprint(path: Path) -> Fingerprint:
+    """The fingerprint of an image file; raises UserError if there is none."""
     try:
         stat = path.stat()
     except OSError:
-        raise UserError(f"no image at {path.absolute()}; set data.images to the images' folder") from None
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        raise UserError(
+            f"no image at {path.absolute()}; set data.images to the folder of the images"
+        ) from None
+    return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def read_index(store: Path) -> dict:
-    """{"shape": [L, C], "rows": {(name, view): [row, *fingerprint]}}; empty where there is none yet."""
+def read_index(store: Path) -> Index:
+    """The index of a store; empty if the store is new."""
     path = store / "index.json"
     if not path.exists():
-        return {"shape": None, "rows": {}}
+        return Index(None, {})
     index = json.loads(path.read_text("utf-8"))
-    return {"shape": index["shape"], "rows": {(name, view): rest for name, view, *rest in index["rows"]}}
+    entries = {View(name, kind): Entry(row, Fingerprint(*times)) for name, kind, row, *times in index["rows"]}
+    return Index(index["shape"] and tuple(index["shape"]), entries)
 
 
-def write_index(store: Path, index: dict) -> None:
-    rows = [[*view, *rest] for view, rest in index["rows"].items()]
+def write_index(store: Path, index: Index) -> None:
+    """Write {"shape": [L, C], "rows": [[image name, kind of view, row, *fingerprint], ...]}."""
+    rows = [[*view, entry.row, *entry.fingerprint] for view, entry in index.entries.items()]
     with replacing(store / "index.json") as temporary:
-        temporary.write_text(json.dumps({"shape": index["shape"], "rows": rows}), "utf-8")
+        temporary.write_text(json.dumps({"shape": index.shape, "rows": rows}), "utf-8")
 
 
 @contextlib.contextmanager
 def locked(path: Path):
-    """Hold a lock on `path`: two runs that fill one store take turns (where the system has flock)."""
+    """Hold a lock on `path`: two runs that fill one store take turns (on systems with flock)."""
     with open(path, "w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows: two runs at once compute the features twice, into rows of their own
+        except ImportError:  # Windows: two runs at once both compute the features, each into rows of its own
             yield
             return
         try:

@@ -1,9 +1,10 @@
 """Draws the built-in sample dataset: small scenes of coloured shapes, each with five captions.
 
 A scene has one group of equal shapes at a place ("two small blue stars in the centre"), or two groups, one
-above or to the left of the other. A caption names all there is to see, so a right one equals a reference, and
-no two scenes share one: `val` and `test` are new combinations of parts that `train` shows. Left and right
-mean something here: do not mirror the images in training. The same seed gives the same files.
+above or to the left of the other. A caption describes everything in the scene, so a correct one equals a
+reference, and no two scenes share a caption. The scenes of `val` and `test` are new combinations of parts
+that occur in `train`. Left and right matter here: do not mirror the images in training. The same seed gives
+the same files.
 """
 
 import argparse
@@ -23,12 +24,12 @@ from PIL import Image, ImageDraw
 from progress import Progress
 from utils import UserError, run_script
 
-SAMPLE_FOLDER = Path("archive/sample")
+_SAMPLE_FOLDER = Path("archive/sample")
 
-SIDE = 128  # pixels: large enough to be looked at, not far above the 96 that the sample model sees
-SUPERSAMPLING = 4  # drawn this many times larger and averaged down, which smooths the edges
+SIDE = 128  # pixels: large enough for people, not far above the 96 that the sample model gets
+_SUPERSAMPLING = 4  # drawn this many times larger and averaged down, which smooths the edges
 
-# Far enough apart in hue or brightness that the jitter below makes none look like another.
+# Far enough apart in hue or brightness that no two of them look alike after the jitter below.
 COLOURS = {
     "red": (222, 49, 54),
     "yellow": (246, 190, 32),
@@ -37,11 +38,11 @@ COLOURS = {
     "purple": (150, 68, 184),
     "black": (48, 50, 58),
 }
-NUMBERS = {1: "a", 2: "two", 3: "three"}
-# Radii, in units of the image's side as all lengths below. Three large shapes just fit a quarter.
-SIZES = {"large": 0.1, "small": 0.055}
-CASUAL = {"large": "big", "small": "little"}
-# Points are complex numbers, x + yi with y downwards: to move is to add, to turn is to multiply.
+_NUMBERS = {1: "a", 2: "two", 3: "three"}
+# Radii. The unit of all lengths is the side of the image. Three large shapes just fit into a quarter of it.
+_SIZES = {"large": 0.1, "small": 0.055}
+_CASUAL = {"large": "big", "small": "little"}
+# Points are complex numbers x + yi, with y pointing down: adding moves a point, multiplying turns it.
 PLACES = {
     "top left": 0.25 + 0.25j,
     "top right": 0.75 + 0.25j,
@@ -49,8 +50,8 @@ PLACES = {
     "bottom left": 0.25 + 0.75j,
     "bottom right": 0.75 + 0.75j,
 }
-# Where the first and the second group lie. The captions say it from both ends: what is not above is below.
-RELATIONS = {"above": (0.5 + 0.25j, 0.5 + 0.75j), "left": (0.25 + 0.5j, 0.75 + 0.5j)}
+# Centres of the first and the second group. Captions describe a relation from both sides: above, or below.
+_RELATIONS = {"above": (0.5 + 0.25j, 0.5 + 0.75j), "left": (0.25 + 0.5j, 0.75 + 0.5j)}
 
 
 def _arc(start: float, stop: float, radius: float = 1, centre: complex = 0) -> list[complex]:
@@ -64,14 +65,14 @@ def _heart(turn: float) -> complex:
     return complex(16 * sin(turn) ** 3, -height - 2.5) / 16
 
 
-# Outlines around 0 that reach 1.15 at most. Two of a kind that are 2.26 apart do not touch.
-SHAPES = {
+# Outlines around 0, at most 1.15 from it. Two shapes of a kind whose centres are 2.26 apart do not touch.
+_SHAPES = {
     "circle": _arc(0, 360),
     "square": [-0.8 - 0.8j, 0.8 - 0.8j, 0.8 + 0.8j, -0.8 + 0.8j],
     "triangle": [rect(1.15, radians(angle)) for angle in (-90, 30, 150)],
     "star": [rect((1.12, 0.5)[i % 2], radians(36 * i - 90)) for i in range(10)],
     "heart": [_heart(2 * pi * i / 48) for i in range(48)],
-    "moon": _arc(53, 307, 1, 0.2) + _arc(274, 86, 0.8, 0.75),  # a disc that another one bites into
+    "moon": _arc(53, 307, 1, 0.2) + _arc(274, 86, 0.8, 0.75),  # a disc minus a smaller disc
 }
 
 
@@ -85,37 +86,40 @@ class Group(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What an image shows: one group at one of `PLACES`, or two groups that stand in one of `RELATIONS`."""
+    """What an image shows: one group at one of `PLACES`, or two groups in one of `_RELATIONS`."""
 
     groups: tuple[Group, ...]
     where: str
 
 
 def draw_if_asked(captions: list[Path]) -> None:
-    """Draw the sample if `captions` is its captions file and is not there yet."""
-    if captions[0].parent == SAMPLE_FOLDER and not captions[0].exists():
-        draw_sample(SAMPLE_FOLDER)
+    """Draw the sample if `captions` is its captions file and does not exist yet."""
+    if captions[0].parent == _SAMPLE_FOLDER and not captions[0].exists():
+        draw_sample(_SAMPLE_FOLDER)
 
 
 def draw_sample(folder: Path, scenes: int = 1200, seed: int = 0) -> None:
     """Write `folder/images/scene_0001.png` ... and `folder/captions.csv` (columns image, caption, split).
 
-    A twelfth of the scenes is `val`, a twelfth `test`. The folder appears when all is drawn, never half full.
+    A twelfth of the scenes are `val`, another twelfth `test`. The folder appears once all scenes are drawn,
+    so it is never half full.
 
     Raises:
-        UserError: there is something in the folder already, or it cannot be written.
+        UserError: the folder is not empty, or it cannot be written.
         ValueError: fewer than 3 scenes or more than 50,000.
     """
     folder = Path(folder)
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is there already: remove it to draw it again, or name another folder")
+            raise UserError(
+                f"{folder} is not empty: remove it to draw the sample again, or name another folder"
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            draft = Path(temporary) / "sample"  # a folder of its own: the temporary one is closed to others
+            draft = Path(temporary) / "sample"  # a new folder, because others cannot read the temporary one
             _write(draft, scenes, seed)
             if folder.exists():
-                folder.rmdir()  # it is empty, but Windows renames onto nothing that exists
+                folder.rmdir()  # empty, but Windows does not rename onto an existing folder
             draft.rename(folder)
     except OSError as error:
         raise UserError(f"cannot draw the sample dataset into {folder}: {error.strerror}") from error
@@ -132,24 +136,24 @@ def _write(folder: Path, scenes: int, seed: int) -> None:
         table.writerow(["image", "caption", "split"])
         with Progress(scenes, "drawing the sample", "scenes") as progress:
             for number, (scene, split) in enumerate(zip(invented, splits, strict=True), start=1):
-                image = f"scene_{number:04d}.png"
-                (folder / "images" / image).write_bytes(encode_png(draw_scene(scene, rng)))
-                table.writerows([image, caption, split] for caption in describe(scene))
+                image_name = f"scene_{number:04d}.png"
+                (folder / "images" / image_name).write_bytes(encode_png(draw_scene(scene, rng)))
+                table.writerows([image_name, caption, split] for caption in describe(scene))
                 progress.update()
 
 
 def invent_scenes(count: int, rng: random.Random) -> list[Scene]:
     """`count` different scenes, about half of them with two groups. ValueError: see `draw_sample`."""
-    if not 3 <= count <= 50_000:  # one for each split; there are 91,800, and the last ones are hard to find
+    if not 3 <= count <= 50_000:  # one for each split; of all 91,800 the last ones would be hard to draw
         raise ValueError(f"{count} scenes: the number must be between 3 and 50000")
-    parts = (NUMBERS, SIZES, COLOURS, SHAPES)
+    parts = (_NUMBERS, _SIZES, COLOURS, _SHAPES)
     scenes = {}  # a dictionary, because a set does not keep the order
     while len(scenes) < count:
         first, second = (Group(*(rng.choice(list(part)) for part in parts)) for _ in range(2))
         if rng.random() < 0.5:
             scenes[Scene((first,), rng.choice(list(PLACES)))] = None
-        elif first[2:] != second[2:]:  # red hearts above red hearts are one group to the eye
-            scenes[Scene((first, second), rng.choice(list(RELATIONS)))] = None
+        elif first[2:] != second[2:]:  # red hearts above red hearts look like one group
+            scenes[Scene((first, second), rng.choice(list(_RELATIONS)))] = None
     return list(scenes)
 
 
@@ -159,7 +163,7 @@ def describe(scene: Scene) -> list[str]:
 
 
 def _describe_one(group: Group, place: str) -> list[str]:
-    plain, casual = _name(group, group.size), _name(group, CASUAL[group.size])
+    plain, casual = _name(group, group.size), _name(group, _CASUAL[group.size])
     bare = plain.replace(f"{group.size} {group.colour} ", "")
     is_, sits = ("is", "sits") if group.number == 1 else ("are", "sit")
     corner, at = ("centre", "in the middle") if place == "centre" else (f"{place} corner", f"at the {place}")
@@ -174,7 +178,7 @@ def _describe_one(group: Group, place: str) -> list[str]:
 
 def _describe_two(first: Group, second: Group, relation: str) -> list[str]:
     plain1, plain2 = (_name(group, group.size) for group in (first, second))
-    casual1, casual2 = (_name(group, CASUAL[group.size]) for group in (first, second))
+    casual1, casual2 = (_name(group, _CASUAL[group.size]) for group in (first, second))
     is1, is2 = ("is" if group.number == 1 else "are" for group in (first, second))
     it, its = ("it", "its") if first.number == 1 else ("them", "their")
     above, below, over, under, there = {
@@ -191,31 +195,31 @@ def _describe_two(first: Group, second: Group, relation: str) -> list[str]:
 
 
 def _name(group: Group, size: str) -> str:
-    return f"{NUMBERS[group.number]} {size} {group.colour} {group.shape}{'s' if group.number > 1 else ''}"
+    return f"{_NUMBERS[group.number]} {size} {group.colour} {group.shape}{'s' if group.number > 1 else ''}"
 
 
 def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
-    """An image of the scene, RGB, `SIDE` x `SIDE`. What the captions do not tell is up to `rng`."""
+    """An image of the scene, RGB, `SIDE` x `SIDE`. `rng` decides what the captions leave open."""
     background = tuple(rng.randint(232, 252) for _ in range(3))
-    image = Image.new("RGB", (SIDE * SUPERSAMPLING, SIDE * SUPERSAMPLING), background)
-    centres = [PLACES[scene.where]] if len(scene.groups) == 1 else RELATIONS[scene.where]
+    image = Image.new("RGB", (SIDE * _SUPERSAMPLING, SIDE * _SUPERSAMPLING), background)
+    centres = [PLACES[scene.where]] if len(scene.groups) == 1 else _RELATIONS[scene.where]
     for group, centre in zip(scene.groups, centres, strict=True):
         _draw_group(ImageDraw.Draw(image), group, centre, rng)
-    return image.reduce(SUPERSAMPLING)
+    return image.reduce(_SUPERSAMPLING)
 
 
 def _draw_group(canvas: ImageDraw.ImageDraw, group: Group, centre: complex, rng: random.Random) -> None:
-    radius = SIZES[group.size] * rng.uniform(0.94, 1)
-    # Two or three shapes stand at the ends of a line or the corners of a triangle, with a small gap between.
-    spread = {1: 0, 2: 1 / 2, 3: 1 / sqrt(3)}[group.number] * (2.26 * SIZES[group.size] + 0.008)
-    # How far a group may stray without leaving its quarter of the image, or the centre for a corner.
+    radius = _SIZES[group.size] * rng.uniform(0.94, 1)
+    # Two shapes are the ends of a line, three the corners of a triangle, with a small gap between them.
+    spread = {1: 0, 2: 1 / 2, 3: 1 / sqrt(3)}[group.number] * (2.26 * _SIZES[group.size] + 0.008)
+    # How far a group may move and still be in its quarter of the image, or clearly in the centre.
     room = max(0, min(0.05, 0.25 - spread - 1.15 * radius))
     centre += complex(rng.uniform(-room, room), rng.uniform(-room, room))
     turn = rng.uniform(0, 360)
     for i in range(group.number):
         middle = centre + rect(spread, radians(turn + 360 * i / group.number))
         tilted = rect(radius, radians(rng.uniform(-7, 7)))
-        outline = [(middle + tilted * point) * SIDE * SUPERSAMPLING for point in SHAPES[group.shape]]
+        outline = [(middle + tilted * point) * SIDE * _SUPERSAMPLING for point in _SHAPES[group.shape]]
         fill = tuple(min(255, value + rng.randint(-8, 8)) for value in COLOURS[group.colour])
         # Whole numbers: the last digit of a cosine differs between machines.
         canvas.polygon([(round(point.real), round(point.imag)) for point in outline], fill)
@@ -224,17 +228,17 @@ def _draw_group(canvas: ImageDraw.ImageDraw, group: Group, centre: complex, rng:
 def encode_png(image: Image.Image) -> bytes:
     """An RGB image of at most 256 colours and 65,000 pixels as a PNG file.
 
-    What a compressor makes of the same pixels depends on its version and the processor, so they are stored
-    as they are, one byte each: flat colours and the steps between them make about a hundred colours.
+    The output of a compressor depends on its version and on the processor, so the pixels are stored without
+    compression, one byte each. Flat colours and the steps between them make about a hundred colours.
     """
     pixels = np.asarray(image) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     palette, indices = np.unique(pixels.ravel(), return_inverse=True)
-    # Each row begins with the number of its filter, 0 for none.
+    # Each row begins with the number of its filter; 0 is none.
     rows = np.pad(indices.reshape(pixels.shape).astype(np.uint8), ((0, 0), (1, 0))).tobytes()
-    # A zlib stream (RFC 1950) of one stored block (RFC 1951), the last.
+    # A zlib stream (RFC 1950) of a single stored block (RFC 1951).
     stored = struct.pack("<3sHH", b"\x78\x01\x01", len(rows), len(rows) ^ 0xFFFF) + rows
     chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", *image.size, 8, 3, 0, 0, 0),  # 8 bits a pixel, from a palette
+        b"IHDR": struct.pack(">IIBBBBB", *image.size, 8, 3, 0, 0, 0),  # 8 bits per pixel, from a palette
         b"PLTE": b"".join(int(colour).to_bytes(3, "big") for colour in palette),
         b"IDAT": stored + struct.pack(">I", zlib.adler32(rows)),
         b"IEND": b"",
@@ -247,7 +251,7 @@ def encode_png(image: Image.Image) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data.sample", description="Draw the sample dataset.")
-    parser.add_argument("folder", nargs="?", type=Path, default=SAMPLE_FOLDER, help="default: %(default)s")
+    parser.add_argument("folder", nargs="?", type=Path, default=_SAMPLE_FOLDER, help="default: %(default)s")
     arguments = parser.parse_args()
     draw_sample(arguments.folder)
     print(f"Drew the sample dataset into {arguments.folder}: captions.csv and images/.")

@@ -10,12 +10,14 @@ from torchvision.models import get_model_weights
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from config import EncoderConfig
+
 
 @dataclass(frozen=True)
 class ImageTransform:
     """The whole image stretched to a square, scaled to [0, 1] and normalised.
 
-    Stretched rather than cropped at the centre: a caption describes what is at the edges, too, and an
+    Stretched rather than cropped at the centre: captions also describe what is at the edges, and an
     attention map over the square maps back to the image by scaling alone.
     """
 
@@ -28,11 +30,11 @@ class ImageTransform:
         return self.normalise(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """RGB image -> (3, size, size) uint8, a quarter of the bytes to hand from process to process."""
+        """RGB image -> (3, size, size) uint8, a quarter of the bytes to send between processes."""
         return pil_to_tensor(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(..., 3, size, size) uint8 -> float32, on whatever device the pixels are."""
+        """(..., 3, size, size) uint8 -> float32, on the device of the pixels."""
         return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), self.mean, self.std)
 
     def as_dict(self) -> dict:
@@ -44,7 +46,7 @@ class ImageTransform:
 
 
 def augment(image: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
-    """The image with the random changes of `kinds` (crop, flip, colour); the seed decides which."""
+    """The image with random changes of these `kinds` (crop, flip, colour); the seed determines them."""
     random = torch.Generator().manual_seed(seed)
     draw = torch.rand(6, generator=random).tolist()
     if "crop" in kinds:
@@ -60,14 +62,15 @@ def augment(image: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
     return image
 
 
-def transform_for(encoder: str, weights: str = "DEFAULT", image_size: int | None = None) -> ImageTransform:
-    """The transform that torchvision's weights were trained with: input size, mean, standard deviation.
+def transform_for(encoder: EncoderConfig) -> ImageTransform:
+    """Mean, standard deviation and size that the weights were trained with; encoder.image_size overrides.
 
-    Weights from a file (or none) use those of the model's default weights.
+    For weights from a file, or none, they are those of the model's default weights.
     """
-    known = get_model_weights(encoder)
-    preset = (known[weights] if weights in known.__members__ else known.DEFAULT).transforms()
-    return ImageTransform(image_size or preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
+    weights = get_model_weights(encoder.name)
+    known = encoder.weights in weights.__members__
+    preset = (weights[encoder.weights] if known else weights.DEFAULT).transforms()
+    return ImageTransform(encoder.image_size or preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
 
 
 def read_image(path: Path) -> Image.Image:
@@ -83,12 +86,12 @@ def read_image(path: Path) -> Image.Image:
         SyntaxError,
         ValueError,
         Image.DecompressionBombError,
-    ) as error:  # Pillow's words for a broken file
+    ) as error:  # what Pillow raises for broken files
         raise OSError(f"{path}: {error}") from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """`image` as a person sees it: turned as its EXIF says, transparency on white, RGB."""
+    """`image` as viewers show it: rotated as its EXIF orientation says, transparency on white, RGB."""
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -10,7 +10,7 @@ from config import Config
 from files import CHECKPOINT_FORMAT
 from models.decoder import Decoder
 from models.decoders import DECODERS
-from models.encoder import EncoderCNN, input_size
+from models.encoder import EncoderCNN
 from models.search import Captions, SearchOptions, search
 from utils import UserError, look_up
 
@@ -50,8 +50,7 @@ def build_model(config: Config, vocab_size: int, weights: str | None = None) -> 
     """
     e, d = config.encoder, config.decoder
     kind = look_up(DECODERS, d.kind, "decoder.kind")
-    size = e.image_size or input_size(e.name, e.weights)
-    encoder = EncoderCNN(e.name, weights or e.weights, e.layer, e.grid, e.fine_tune, size)
+    encoder = EncoderCNN(e, weights)
     decoder = kind(encoder.dim, vocab_size, d)
     decoder.embedding.requires_grad_(not d.freeze_embeddings)
     model = CaptionModel(encoder, decoder)

@@ -3,12 +3,14 @@
 import numpy as np
 import torch
 
+from compute import Compute
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, collate, make_loader, ordered_batches, training_batches
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 
 TRANSFORM = ImageTransform(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CPU = Compute(torch.device("cpu"))
 
 
 def make(dataset, split="train", **options):
@@ -36,7 +38,7 @@ def test_fewer_captions_are_drawn_by_the_seed_of_the_item(dataset):
     assert all(len(data[0, seed][1]) == 1 for seed in range(3))
 
 
-def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
+def test_an_epoch_visits_every_image_once_and_no_two_epochs_have_the_same_order():
     batches = training_batches(10, 4, seed=1, epoch=1)
     assert [len(b) for b in batches] == [4, 4, 2]
     assert sorted(i for b in batches for i, _ in b) == list(range(10))
@@ -48,7 +50,7 @@ def test_an_epoch_visits_every_image_once_in_an_order_of_its_own():
 def test_the_number_of_workers_changes_nothing(dataset):
     data, _ = make(dataset, captions_per_image=1, augment=["crop", "flip", "colour"])
     batches = training_batches(len(data), 5, seed=3, epoch=1)
-    alone, helped = (list(make_loader(data, batches, workers, torch.device("cpu"))) for workers in (0, 2))
+    alone, helped = (list(make_loader(data, batches, workers, CPU)) for workers in (0, 2))
     for a, b in zip(alone, helped, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -56,7 +58,7 @@ def test_the_number_of_workers_changes_nothing(dataset):
 def test_a_loader_leaves_the_random_state_alone(dataset):
     data, _ = make(dataset)
     before = torch.get_rng_state()
-    list(make_loader(data, ordered_batches(len(data), 4), 0, torch.device("cpu")))
+    list(make_loader(data, ordered_batches(len(data), 4), 0, CPU))
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -1,21 +1,29 @@
 """The CNN encoder: grids, frozen and trained stages, weights that are what they claim."""
 
+import copy
 import re
 from urllib.error import URLError
 
 import pytest
 import torch
 import torchvision
-from torchvision.models import get_model
+from torch import nn
+from torchvision.models import get_model, list_models
 
+from config import EncoderConfig
+from models.backbone import Grid, as_map, belongs_to, grid_of
 from models.encoder import EncoderCNN
 from utils import UserError
 
-IMAGES = torch.randn(2, 3, 64, 64)
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def make(name="resnet18", weights="none", **options) -> EncoderCNN:
+    return EncoderCNN(EncoderConfig(name=name, weights=str(weights), **options))
 
 
 # Model, pixels a side, cells a side, channels, a stage to fine-tune from, and all that is trained then.
-# Small images where the model takes them: what is tested does not depend on their size.
+# Small images where the model takes them: their size does not matter here.
 MODELS = [
     ("resnet18", 64, 2, 512, "layer4", ("layer4",)),
     ("resnet34", 64, 2, 512, "layer4.2", ("layer4.2",)),
@@ -46,11 +54,8 @@ MODELS = [
 def test_every_backbone_gives_a_grid_and_trains_what_it_is_told(
     name, size, side, channels, stage, trained, monkeypatch
 ):
-    models = []  # torchvision's own, as the encoder gets it
-    monkeypatch.setattr(
-        "models.encoder.get_model", lambda *args, **kw: models.append(get_model(*args, **kw)) or models[-1]
-    )
-    encoder = EncoderCNN(name, "none", fine_tune=stage, image_size=size).eval()
+    models = watch_models(monkeypatch)
+    encoder = make(name, fine_tune=stage, image_size=size).eval()
     images = torch.randn(2, 3, size, size)
 
     with torch.no_grad():
@@ -67,17 +72,26 @@ def test_every_backbone_gives_a_grid_and_trains_what_it_is_told(
     train_a_step(encoder, images)
     changed = {key for key, value in state_of(encoder).items() if not torch.equal(before[key], value)}
     assert changed
-    assert all(belongs_to(key, trained) for key in changed)
+    prefixes = tuple(f"{part}." for part in trained)
+    assert all(key.startswith(prefixes) for key in changed)
     for key, weight in encoder.backbone.named_parameters():
-        assert (weight.grad is not None) == belongs_to(key, trained), key
+        assert (weight.grad is not None) == key.startswith(prefixes), key
 
 
-def belongs_to(key, stages):
-    return key.startswith(tuple(f"{stage}." for stage in stages))
+def watch_models(monkeypatch) -> list[nn.Module]:
+    """The models of torchvision that encoders are built from, as they get them."""
+    models = []
+
+    def get_and_keep(*args, **kwargs):
+        models.append(get_model(*args, **kwargs))
+        return models[-1]
+
+    monkeypatch.setattr("models.backbone.get_model", get_and_keep)
+    return models
 
 
 def test_the_grid_is_what_torchvisions_own_layers_give():
-    encoder = EncoderCNN("resnet18", "none").eval()
+    encoder = make().eval()
     whole = torchvision.models.resnet18().eval()
     whole.load_state_dict(encoder.backbone.state_dict(), strict=False)
     with torch.no_grad():
@@ -86,40 +100,41 @@ def test_the_grid_is_what_torchvisions_own_layers_give():
 
 
 def test_an_earlier_stage_gives_a_finer_grid_and_the_later_ones_are_dropped():
-    encoder = EncoderCNN("resnet18", "none", layer="layer2")
+    encoder = make(layer="layer2")
     assert encoder(IMAGES).shape == (2, 64, 128)
     assert not hasattr(encoder.backbone, "layer3")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "swin_t"])
 def test_batch_norms_fold_into_convolutions_without_a_difference(name):
-    encoder = EncoderCNN(name, "none", grid=1, image_size=64)
+    encoder = make(name, grid=1, image_size=64)
     encoder.eval()
     for key, value in encoder.backbone.state_dict().items():  # statistics as of a trained model
         if key.endswith(("running_mean", "running_var")):
             value.uniform_(0.5, 1.5)
     before = state_of(encoder)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.folded()(IMAGES), encoder(IMAGES), rtol=1e-3, atol=1e-4)
+        fast = encoder.for_inference()
+        torch.testing.assert_close(fast(IMAGES), encoder(IMAGES), rtol=1e-3, atol=1e-4)
     assert all(torch.equal(before[key], value) for key, value in state_of(encoder).items())
 
 
 def test_no_batch_norm_of_a_mobilenet_or_resnet_is_left_unfolded():
     for name in ("resnet18", "mobilenet_v2", "efficientnet_b0"):
-        backbone = EncoderCNN(name, "none", image_size=64).fold()
-        assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in called(backbone))
+        backbone = make(name, image_size=64).fuse_batch_norms()
+        assert not any(isinstance(layer, nn.BatchNorm2d) for layer in called(backbone))
 
 
 def called(backbone):
     return [backbone.get_submodule(node.target) for node in backbone.graph.nodes if node.op == "call_module"]
 
 
-def test_the_grid_is_resampled_where_asked():
-    assert EncoderCNN("resnet18", "none", grid=3)(IMAGES).shape == (2, 9, 512)
+def test_the_grid_is_resampled_to_the_configured_size():
+    assert make(grid=3)(IMAGES).shape == (2, 9, 512)
 
 
 def test_cells_come_row_by_row():
-    encoder = EncoderCNN("resnet18", "none", layer="conv1").eval()
+    encoder = make(layer="conv1").eval()
     images = torch.zeros(1, 3, 64, 64)
     images[:, :, :4] = 5  # something in the top rows only
     energy = encoder(images)[0].abs().sum(dim=1).view(32, 32)
@@ -143,7 +158,7 @@ def train_a_step(encoder, images=IMAGES):
 
 
 def test_frozen_means_frozen_statistics_too():
-    encoder = EncoderCNN("resnet18", "none")
+    encoder = make()
     before = state_of(encoder)
     train_a_step(encoder)
     assert all(torch.equal(before[key], value) for key, value in state_of(encoder).items())
@@ -151,25 +166,87 @@ def test_frozen_means_frozen_statistics_too():
 
 
 def test_fine_tuning_from_a_stage_trains_exactly_that():
-    encoder = EncoderCNN("resnet18", "none", fine_tune="layer4")
+    encoder = make(fine_tune="layer4")
     before = state_of(encoder)
     train_a_step(encoder)
     for key, value in state_of(encoder).items():
         assert torch.equal(before[key], value) != key.startswith("layer4"), key
 
 
-def test_images_of_a_size_that_the_model_cannot_take_are_refused():
+def test_images_of_a_size_that_the_model_cannot_take_are_refused_in_one_line(capsys):
     with pytest.raises(UserError, match=r"encoder\.image_size=64: inception_v3 .*its own is 299"):
-        EncoderCNN("inception_v3", "none", image_size=64)
+        make("inception_v3", image_size=64)
     with pytest.raises(UserError, match=r"encoder\.image_size=64: vit_b_16 .*its own is 384"):
-        EncoderCNN("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", image_size=64)
+        make("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", image_size=64)
+    assert capsys.readouterr().err == ""  # torch.fx prints a traceback when a graph fails
 
 
-def test_an_unknown_stage_names_those_there_are():
+def test_a_layer_whose_output_is_no_grid_is_refused():
+    with pytest.raises(UserError, match=r"encoder\.layer=fc: its output is no grid .*layer3, layer4"):
+        make(layer="fc")
+    with pytest.raises(UserError, match=r"encoder\.layer=encoder\.layers\.\S+\.self_attention: .*no grid"):
+        make("vit_b_16", layer="encoder.layers.encoder_layer_3.self_attention", image_size=64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid"),
+    [
+        ((512, 7, 7), Grid("channels first", 512, 7)),
+        ((7, 7, 768), Grid("channels last", 768, 7)),
+        ((64, 64, 64), Grid("channels first", 64, 64)),
+        ((512, 1, 1), Grid("channels first", 512, 1)),
+        ((49, 512), Grid("tokens", 512, 7)),
+        ((197, 768), Grid("tokens", 768, 14)),
+        ((4, 2), Grid("tokens", 2, 2)),
+        ((7, 512), None),
+        ((64, 49, 64), None),  # windows of cells, as inside a MaxViT
+        ((512, 8, 7), None),
+        ((512,), None),
+        ((4, 7, 7, 64), None),
+    ],
+)
+def test_the_layout_of_an_output_follows_from_its_shape(shape, grid):
+    assert grid_of(shape) == grid
+
+
+def test_every_layout_becomes_the_same_map():
+    x = torch.arange(2 * 4 * 2 * 2).view(2, 4, 2, 2)  # (N, C, H, W)
+    channels_last = x.permute(0, 2, 3, 1)
+    tokens = channels_last.flatten(1, 2)
+    class_token = torch.full((2, 1, 4), -1)
+    for layout in (x, channels_last, tokens, torch.cat([class_token, tokens], 1)):
+        assert torch.equal(as_map(layout), x)
+
+
+def test_a_stage_is_not_another_one_whose_name_begins_like_it():
+    assert belongs_to("features.1.conv.0", "features.1")
+    assert belongs_to("features.1", "features.1")
+    assert not belongs_to("features.18.0", "features.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "shapes"),
+    [
+        ("resnet18", "layer2", {"conv1": (64, 32, 32), "layer1": (64, 16, 16), "layer2": (128, 8, 8)}),
+        ("densenet121", "last", {"features.denseblock1": (256, 16, 16), "features.norm5": (1024, 2, 2)}),
+        ("swin_t", "last", {"features.1": (16, 16, 96), "permute": (768, 2, 2)}),
+        ("vit_b_16", "last", {"conv_proj": (768, 4, 4), "encoder.layers": (17, 768)}),
+    ],
+)
+def test_the_shape_of_a_stage_is_that_of_its_last_step(name, layer, shapes):
+    encoder = make(name, layer=layer, image_size=64)
+    stages = encoder.stage_shapes(64)
+    assert {stage: stages[stage] for stage in shapes} == shapes
+    parameters = {"class_token", "encoder.pos_embedding"}  # stages of vit_b_16 without an output
+    assert set(stages) == set(encoder.stages) - parameters
+    assert encoder.to("meta").stage_shapes(64) == stages
+
+
+def test_an_unknown_stage_is_answered_with_those_that_exist():
     with pytest.raises(UserError, match=r"encoder\.fine_tune=layer9: .*layer3, layer4"):
-        EncoderCNN("resnet18", "none", fine_tune="layer9")
+        make(fine_tune="layer9")
     with pytest.raises(UserError, match=r"encoder\.layer=layer9"):
-        EncoderCNN("resnet18", "none", layer="layer9")
+        make(layer="layer9")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +255,7 @@ def test_an_unknown_stage_names_those_there_are():
 def test_weights_from_a_file_are_found_in_their_wrapping(tmp_path, wrap):
     whole = torchvision.models.resnet18()
     torch.save(wrap(whole.state_dict()), tmp_path / "w.pth")
-    encoder = EncoderCNN("resnet18", str(tmp_path / "w.pth"))
+    encoder = make("resnet18", tmp_path / "w.pth")
     assert torch.equal(encoder.backbone.conv1.weight, whole.conv1.weight)
     assert torch.equal(
         encoder.backbone.get_submodule("layer4.1.bn2").running_var, whole.layer4[1].bn2.running_var
@@ -189,15 +266,72 @@ def test_weights_of_another_model_are_refused(tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
     for other in ("resnet50", "mobilenet_v2"):
         with pytest.raises(UserError, match=f"not weights of {other}"):
-            EncoderCNN(other, str(tmp_path / "w.pth"))
+            make(other, tmp_path / "w.pth")
+
+
+class Permuted(nn.Module):
+    """A model in which tracing finds a constant: the index, reshaped."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2)
+        self.register_buffer("index", torch.tensor([[2, 1], [0, 3]]))
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(self.conv(x)[:, self.index.view(-1)].mean((2, 3)))
+
+
+def test_constants_of_the_code_are_no_weights(tmp_path, monkeypatch):
+    whole = Permuted()
+    monkeypatch.setattr("models.backbone.get_model", lambda *args, **kwargs: Permuted())
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    encoder = make(weights=tmp_path / "w.pth", image_size=32)
+    images = IMAGES[:, :, :32, :32]
+    expected = whole.conv(images)[:, [2, 1, 0, 3]].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(encoder(images), expected)
+    for backbone in (encoder.backbone, copy.deepcopy(encoder).backbone):  # the copy: averaged weights are one
+        assert backbone.state_dict().keys() == {"conv.weight", "conv.bias"}
+
+
+# Pixels a side of models that do not take 64.
+SIZES = {"inception_v3": 139, "maxvit_t": 224, "vit_h_14": 56}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models(module=torchvision.models))
+def test_the_state_dict_of_every_model_carries_over(name, tmp_path, monkeypatch):
+    models = watch_models(monkeypatch)
+    size = SIZES.get(name, 64)
+    direct = make(name, image_size=size).eval()
+    [whole] = models
+    for key, value in whole.state_dict().items():
+        if key.endswith(("running_mean", "running_var")):  # as if it were trained
+            value.uniform_(0.5, 1.5)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    loaded = make(name, tmp_path / "w.pth", image_size=size).eval()
+    (tmp_path / "w.pth").unlink()  # up to 2.6 GB
+
+    own, expected = loaded.backbone.state_dict(), whole.state_dict()
+    assert own
+    assert all(torch.equal(value, expected[key]) for key, value in own.items())
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        grid = direct(images)
+        assert torch.equal(loaded(images), grid)
+    assert grid.shape[1] > 1
+    assert grid.isfinite().all()
+    assert grid.std() > 0
+    shapes = loaded.stage_shapes(size)
+    assert all(grid_of(shape) for shape in shapes.values()), shapes
 
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"not a file that torch\.load reads"):
-        EncoderCNN("resnet18", str(tmp_path / "w.pth"))
+        make("resnet18", tmp_path / "w.pth")
     with pytest.raises(UserError, match="no file at"):
-        EncoderCNN("resnet18", "IMAGENET")
+        make("resnet18", "IMAGENET")
 
 
 def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
@@ -207,14 +341,14 @@ def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(monk
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
     with pytest.raises(UserError, match=r"fetch https://\S+resnet18\S+\.pth .*checkpoints.*encoder\.weights"):
-        EncoderCNN("resnet18", "IMAGENET1K_V1")
+        make("resnet18", "IMAGENET1K_V1")
 
 
 def test_the_digest_is_that_of_the_weights():
     torch.manual_seed(0)
-    a = EncoderCNN("resnet18", "none")
+    a = make()
     torch.manual_seed(0)
-    b = EncoderCNN("resnet18", "none")
+    b = make()
     assert a.digest() == b.digest()
     with torch.no_grad():
         b.backbone.get_submodule("layer4.1.bn2").running_mean[3] += 1e-6
@@ -226,12 +360,12 @@ def test_names_in_densenets_own_files_are_understood(tmp_path):
     old = {re.sub(r"(denselayer\d+\.(norm|conv))(\d)", r"\1.\3", key): value for key, value in state.items()}
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "w.pth")
-    backbone = EncoderCNN("densenet121", str(tmp_path / "w.pth"), image_size=64).backbone
+    backbone = make("densenet121", tmp_path / "w.pth", image_size=64).backbone
     assert all(torch.equal(state[key], value) for key, value in backbone.state_dict().items())
 
 
 def test_a_part_of_a_stage_can_be_named():
-    encoder = EncoderCNN("resnet18", "none", layer="layer3.0", fine_tune="layer2.1")
+    encoder = make(layer="layer3.0", fine_tune="layer2.1")
     assert encoder(IMAGES).shape == (2, 16, 256)
     trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
     assert trained == {

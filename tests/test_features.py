@@ -1,5 +1,7 @@
 """Cached features are what the encoder would give now."""
 
+import hashlib
+import json
 import os
 import pickle
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.features import cached_features, locked
+from data.features import FeatureStore, fingerprint, locked
 from data.transforms import ImageTransform
 from utils import UserError
 
@@ -16,18 +18,18 @@ NAMES = [f"{i}.png" for i in range(6)]
 
 
 class Encoder:
-    """The mean colour as one cell; counts the images it is asked for."""
+    """The mean colour as one cell; counts the images it encodes."""
 
     def __init__(self):
-        self.seen = 0
+        self.count = 0
 
-    def __call__(self, images):
-        self.seen += len(images)
-        return (images / 255).mean(dim=(2, 3)).unsqueeze(1)
+    def __call__(self, pixels):
+        self.count += len(pixels)
+        return (pixels / 255).mean(dim=(2, 3)).unsqueeze(1)
 
 
 @pytest.fixture
-def images(tmp_path):
+def image_folder(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for i, name in enumerate(NAMES):
@@ -35,111 +37,150 @@ def images(tmp_path):
     return folder
 
 
-def features(tmp_path, images, names=NAMES, identity=None, transform=TRANSFORM, **options):
-    encoder = Encoder()
-    grids = cached_features(
-        tmp_path / "cache",
-        identity or {"encoder": 1},
-        encoder,
-        images,
-        names,
-        transform,
-        batch_size=2,
-        **options,
-    )
-    return grids, encoder.seen
+def features(tmp_path, views=NAMES, encode=None, **options):
+    """The grids, and how many images were encoded for them."""
+    store = {"identity": {"encoder": 1}, "transform": TRANSFORM, "batch_size": 2, **options}
+    encode = encode or Encoder()
+    grids = FeatureStore(
+        cache_folder=tmp_path / "cache", image_folder=tmp_path / "images", encode=encode, **store
+    ).grids(views if isinstance(views, dict) else dict.fromkeys(views, 1))
+    return grids, encode.count
 
 
 def red(grid) -> int:
     return round(float(grid[0, 0]) * 255)
 
 
-def test_features_are_those_of_the_named_image(tmp_path, images):
-    grids, seen = features(tmp_path, images)
-    assert seen == 6
+def test_features_are_those_of_the_named_image(tmp_path, image_folder):
+    grids, count = features(tmp_path)
+    assert count == 6
     assert [red(grids.grid(name)) for name in NAMES] == [0, 40, 80, 120, 160, 200]
     assert grids.grid("1.png").shape == (1, 3)
 
 
-def test_each_image_is_computed_once(tmp_path, images):
-    features(tmp_path, images, NAMES[:4])
-    grids, seen = features(tmp_path, images)
-    assert seen == 2
+def test_each_image_is_computed_once(tmp_path, image_folder):
+    features(tmp_path, NAMES[:4])
+    grids, count = features(tmp_path)
+    assert count == 2
     assert [red(grids.grid(name)) for name in NAMES] == [0, 40, 80, 120, 160, 200]
-    assert features(tmp_path, images)[1] == 0
+    assert features(tmp_path)[1] == 0
 
 
-def test_a_changed_image_is_noticed(tmp_path, images):
-    features(tmp_path, images)
-    Image.new("RGB", (10, 10), (7, 0, 0)).save(images / "2.png")
-    grids, seen = features(tmp_path, images)
-    assert seen == 1
+def test_a_changed_image_is_noticed(tmp_path, image_folder):
+    features(tmp_path)
+    Image.new("RGB", (10, 10), (7, 0, 0)).save(image_folder / "2.png")
+    grids, count = features(tmp_path)
+    assert count == 1
     assert red(grids.grid("2.png")) == 7
     assert red(grids.grid("3.png")) == 120
 
 
-def test_an_image_changed_behind_its_date_is_noticed(tmp_path, images):
-    features(tmp_path, images)
-    before = (images / "2.png").stat()
-    Image.new("RGB", (10, 10), (81, 0, 0)).save(images / "2.png")
-    os.utime(images / "2.png", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert red(features(tmp_path, images)[0].grid("2.png")) == 81
+def test_an_image_changed_behind_its_date_is_noticed(tmp_path, image_folder):
+    features(tmp_path)
+    before = (image_folder / "2.png").stat()
+    Image.new("RGB", (10, 10), (81, 0, 0)).save(image_folder / "2.png")
+    os.utime(image_folder / "2.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert red(features(tmp_path)[0].grid("2.png")) == 81
 
 
 @pytest.mark.parametrize(
     "change", [{"identity": {"encoder": 2}}, {"transform": ImageTransform(9, (0.0,) * 3, (1.0,) * 3)}]
 )
-def test_another_encoder_or_transform_is_another_store(tmp_path, images, change):
-    features(tmp_path, images)
-    assert features(tmp_path, images, **change)[1] == 6
-    assert features(tmp_path, images)[1] == 0
+def test_another_encoder_or_transform_is_another_store(tmp_path, image_folder, change):
+    features(tmp_path)
+    assert features(tmp_path, **change)[1] == 6
+    assert features(tmp_path)[1] == 0
 
 
-def test_an_interrupted_pass_leaves_a_store_that_is_right(tmp_path, images):
-    def fail(images):
+def test_an_interrupted_pass_leaves_a_store_that_is_right(tmp_path, image_folder):
+    def fail(pixels):
         raise KeyboardInterrupt
 
-    features(tmp_path, images, NAMES[:2])
+    features(tmp_path, NAMES[:2])
     with pytest.raises(KeyboardInterrupt):
-        cached_features(tmp_path / "cache", {"encoder": 1}, fail, images, NAMES, TRANSFORM)
+        features(tmp_path, encode=fail)
     [data] = (tmp_path / "cache").glob("*/grids.f16")
     with open(data, "ab") as file:
         file.write(b"abc")  # half a row
-    grids, seen = features(tmp_path, images)
-    assert seen == 4
+    grids, count = features(tmp_path)
+    assert count == 4
     assert [red(grids.grid(name)) for name in NAMES] == [0, 40, 80, 120, 160, 200]
 
 
-def test_who_misses_nothing_waits_for_nobody(tmp_path, images):
-    features(tmp_path, images)
+def test_an_interrupted_pass_continues_where_its_index_was_last_written(tmp_path, image_folder):
+    class Interrupted(Encoder):
+        def __call__(self, pixels):
+            if self.count == 70:
+                raise KeyboardInterrupt
+            return super().__call__(pixels)
+
+    names = [f"more/{i}.png" for i in range(80)]
+    (image_folder / "more").mkdir()
+    for name in names:
+        (image_folder / name).write_bytes((image_folder / "1.png").read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        features(tmp_path, names, Interrupted(), batch_size=1)
+    assert 10 <= features(tmp_path, names, batch_size=1)[1] < 80
+
+
+def test_a_run_that_misses_nothing_does_not_wait_for_another_one(tmp_path, image_folder):
+    features(tmp_path)
     [store] = (tmp_path / "cache").iterdir()
-    with locked(store / "lock"):  # as another run holds it that computes more
-        assert features(tmp_path, images)[1] == 0
+    with locked(store / "lock"):  # as a run that computes more holds it
+        assert features(tmp_path)[1] == 0
 
 
-def test_views_are_drawn_by_the_seed_and_the_first_is_plain(tmp_path, images):
+def test_views_are_drawn_by_the_seed_and_the_first_is_plain(tmp_path, image_folder):
     noise = Image.effect_noise((30, 30), 90).convert("RGB")
-    noise.save(images / "0.png")
-    options = {"views": {"0.png": 3}, "augment": ["crop"]}
-    grids, seen = features(tmp_path, images, **options)
-    assert seen == 8
+    noise.save(image_folder / "0.png")
+    views = {**dict.fromkeys(NAMES, 1), "0.png": 3}
+    grids, count = features(tmp_path, views, augment=["crop"])
+    assert count == 8
     assert len({tuple(grids.grid("0.png", seed).flatten().tolist()) for seed in range(3)}) == 3
-    assert torch.equal(grids.grid("0.png", 0), features(tmp_path, images)[0].grid("0.png"))
+    assert torch.equal(grids.grid("0.png", 0), features(tmp_path)[0].grid("0.png"))
     assert torch.equal(grids.grid("1.png", 5), grids.grid("1.png"))
-    assert features(tmp_path, images, **{**options, "augment": ["crop", "flip"]})[1] == 2
+    assert features(tmp_path, views, augment=["crop", "flip"])[1] == 2
 
 
-def test_features_travel_to_another_process_as_a_path(tmp_path, images):
-    grids, _ = features(tmp_path, images)
+def test_a_store_on_disk_stays_readable(tmp_path, image_folder):
+    """Its name and its index as version 1 of this project wrote them, so that nobody computes anew."""
+    identity = {
+        "encoder": 1,
+        "transform": {"size": 8, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+        "images": str(image_folder.resolve()),
+    }
+    text = json.dumps(identity, sort_keys=True)
+    store = tmp_path / "cache" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    store.mkdir(parents=True)
+    (store / "grids.f16").write_bytes(torch.arange(9, dtype=torch.float16).numpy().tobytes())
+    rows = [["0.png", "plain", 2], ["1.png", "plain", 0], ["0.png", "crop/1", 1]]
+    rows = [[*row, *fingerprint(image_folder / row[0])] for row in rows]
+    (store / "index.json").write_text(json.dumps({"shape": [1, 3], "rows": rows}), "utf-8")
+
+    grids, count = features(tmp_path, {"0.png": 2, "1.png": 1}, augment=["crop"])
+    assert count == 0
+    assert grids.grid("0.png", 0).tolist() == [[6, 7, 8]]
+    assert grids.grid("0.png", 1).tolist() == [[3, 4, 5]]
+    assert grids.grid("1.png").tolist() == [[0, 1, 2]]
+
+    features(tmp_path)  # appends the others
+    written = json.loads((store / "index.json").read_text("utf-8"))
+    assert written["shape"] == [1, 3]
+    assert written["rows"][:3] == rows
+    assert [row[:3] for row in written["rows"][3:]] == [[f"{i}.png", "plain", i + 1] for i in (2, 3, 4, 5)]
+
+
+def test_features_travel_to_another_process_as_a_path(tmp_path, image_folder):
+    grids, _ = features(tmp_path)
     grids.grid("1.png")
     assert len(pickle.dumps(grids)) < 2000
     assert red(pickle.loads(pickle.dumps(grids)).grid("1.png")) == 40
 
 
-def test_images_that_cannot_be_read_are_named(tmp_path, images):
-    (images / "3.png").write_bytes(b"no image")
+def test_images_that_cannot_be_read_are_named(tmp_path, image_folder):
+    (image_folder / "3.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"3\.png cannot be read"):
-        features(tmp_path, images)
-    (images / "3.png").unlink()
+        features(tmp_path)
+    (image_folder / "3.png").unlink()
     with pytest.raises(UserError, match=r"no image at .*3\.png"):
-        features(tmp_path, images)
+        features(tmp_path)

@@ -5,6 +5,7 @@ import torch
 from torchvision.models import resnet18
 
 from captioning import Captioner
+from config import EncoderConfig
 from files import save_checkpoint
 from models.encoder import EncoderCNN
 from models.model import build_model, pack_model
@@ -73,7 +74,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path, monkeypatch):
 def test_weights_from_a_file_and_fine_tuned_ones_are_stored(tmp_path, monkeypatch, fine_tune):
     downloads(monkeypatch, 1)
     weights = tmp_path / "w.pth"
-    torch.save(EncoderCNN("resnet18", "none").backbone.state_dict(), weights)
+    torch.save(EncoderCNN(EncoderConfig(name="resnet18", weights="none")).backbone.state_dict(), weights)
     name = str(weights) if fine_tune == "none" else "IMAGENET1K_V1"
     model = save(tmp_path, tiny(tmp_path, encoder={"weights": name, "fine_tune": fine_tune})).eval()
     weights.unlink()

@@ -1,3 +1,5 @@
+"""The built-in sample: the same files everywhere, captions that are right, splits that do not overlap."""
+
 import csv
 import io
 import os
@@ -86,10 +88,14 @@ def test_the_order_of_sets_and_dictionaries_of_another_process_changes_nothing(t
 
 def test_files_and_splits(folder):
     splits = captions_by_split(folder)
-    assert {split: len(images) for split, images in splits.items()} == {"train": 200, "val": 20, "test": 20}
-    images = [image for split in splits.values() for image in split]
-    assert images == [f"scene_{i:04d}.png" for i in range(1, 241)]
-    assert sorted(path.name for path in (folder / "images").iterdir()) == images
+    assert {split: len(names) for split, names in splits.items()} == {
+        "train": 200,
+        "val": 20,
+        "test": 20,
+    }
+    names = [name for by_image in splits.values() for name in by_image]
+    assert names == [f"scene_{i:04d}.png" for i in range(1, 241)]
+    assert sorted(path.name for path in (folder / "images").iterdir()) == names
     assert {path.name for path in folder.iterdir()} == {"captions.csv", "images"}
     with Image.open(folder / "images" / "scene_0001.png") as image:
         assert image.size == (SIDE, SIDE)
@@ -104,22 +110,24 @@ def test_a_file_holds_the_image_pixel_for_pixel():
 
 
 def test_every_scene_has_five_captions_that_differ(folder):
-    for images in captions_by_split(folder).values():
-        for captions in images.values():
+    for by_image in captions_by_split(folder).values():
+        for captions in by_image.values():
             assert len(captions) == len(set(captions)) == 5
             assert all(6 <= len(caption.split()) <= 15 for caption in captions)
 
 
 def test_no_caption_of_val_or_test_occurs_elsewhere(folder):
-    captions = [c for images in captions_by_split(folder).values() for own in images.values() for c in own]
+    captions = [
+        c for by_image in captions_by_split(folder).values() for own in by_image.values() for c in own
+    ]
     assert len(set(captions)) == len(captions)
 
 
 def test_val_and_test_use_only_words_of_train(folder):
     splits = captions_by_split(folder)
     words = {
-        split: {word for captions in images.values() for caption in captions for word in caption.split()}
-        for split, images in splits.items()
+        split: {word for captions in by_image.values() for caption in captions for word in caption.split()}
+        for split, by_image in splits.items()
     }
     assert words["val"] | words["test"] <= words["train"]
     assert 50 <= len(words["train"]) <= 80
@@ -203,7 +211,7 @@ def test_shapes_look_like_their_names():
 
 def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupt(image):
-        # By now there is something that could stay.
+        # By now there is something to leave behind.
         assert len(list(tmp_path.rglob("captions.csv"))) == 1
         raise KeyboardInterrupt
 
@@ -213,9 +221,9 @@ def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_already_is_not_overwritten(tmp_path):
+def test_a_folder_that_is_not_empty_is_not_overwritten(tmp_path):
     (tmp_path / "captions.csv").write_text("mine")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="is not empty"):
         draw_sample(tmp_path, scenes=12)
     assert contents(tmp_path) == {"captions.csv": b"mine"}
 
@@ -229,7 +237,7 @@ def test_an_empty_folder_is_filled_and_others_may_read_it(tmp_path):
     assert len(modes) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "sample"):
         with pytest.raises(UserError, match="cannot draw the sample dataset into"):
@@ -237,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("scenes", [0, 2, 60_000])
-def test_a_number_of_scenes_that_cannot_be_is_refused(tmp_path, scenes):
+def test_an_impossible_number_of_scenes_is_refused(tmp_path, scenes):
     with pytest.raises(ValueError, match=str(scenes)):
         draw_sample(tmp_path / "sample", scenes=scenes)
     assert list(tmp_path.iterdir()) == []

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from config import EncoderConfig
 from data.transforms import ImageTransform, augment, read_image, transform_for
 
 PLAIN = ImageTransform(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def test_pixels_are_scaled_and_normalised_by_the_weights_own_figures():
-    transform = transform_for("resnet18")
+    transform = transform_for(EncoderConfig(name="resnet18"))
     grey = Image.new("RGB", (300, 200), (128, 128, 128))
     assert transform(grey).shape == (3, 224, 224)
     expected = (128 / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
@@ -18,8 +19,9 @@ def test_pixels_are_scaled_and_normalised_by_the_weights_own_figures():
 
 
 def test_the_size_is_the_weights_own_unless_it_is_given():
-    assert transform_for("inception_v3").size == 299
-    assert transform_for("resnet50", "IMAGENET1K_V2", 96).size == 96
+    assert transform_for(EncoderConfig(name="inception_v3", weights="none")).size == 299
+    assert transform_for(EncoderConfig(name="vit_b_16", weights="IMAGENET1K_SWAG_E2E_V1")).size == 384
+    assert transform_for(EncoderConfig(name="resnet50", image_size=96)).size == 96
 
 
 def test_the_whole_image_is_seen():
@@ -57,7 +59,7 @@ def test_transparency_is_shown_on_white(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])
-def test_what_is_no_image_is_an_os_error(tmp_path, content):
+def test_a_file_that_is_no_image_is_an_os_error(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(OSError, match=r"a\.png"):
         read_image(tmp_path / "a.png")
@@ -87,5 +89,5 @@ def test_a_flip_mirrors_about_half_of_the_images():
 
 
 def test_a_transform_survives_the_checkpoint():
-    transform = transform_for("mobilenet_v2")
+    transform = transform_for(EncoderConfig(name="mobilenet_v2"))
     assert ImageTransform.from_dict(transform.as_dict()) == transform

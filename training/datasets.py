@@ -8,7 +8,7 @@ import torch
 
 from captioning import Captioner
 from data.dataset import Flickr8kDataset
-from data.features import FeatureGrids, cached_features
+from data.features import FeatureGrids, FeatureStore
 
 
 def make_datasets(captioner: Captioner, table: pd.DataFrame, splits: Sequence[str]) -> list[Flickr8kDataset]:
@@ -36,17 +36,18 @@ def compute_features(captioner: Captioner, table: pd.DataFrame, splits: Sequence
     """The encoder's features of the splits' images; those that the cache lacks are computed."""
     config, compute, encoder = captioner.config, captioner.compute, captioner.model.encoder
     images = table.loc[table["split"].isin(list(splits)), ["image", "split"]].drop_duplicates("image")
-    views = {}
-    if config.views > 1:
-        views = dict.fromkeys(images.loc[images["split"] == "train", "image"], config.views)
+    views = {
+        image: config.views if split == "train" else 1
+        for image, split in images.itertuples(index=False, name=None)
+    }
 
-    folded = cache(encoder.folded)  # not needed where all features are there
+    encode_batch = cache(encoder.for_inference)  # prepared only if an image is missing
 
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         [pixels] = compute.to_device(pixels)
         with compute.autocast():
-            return folded()(captioner.transform.normalise(pixels))
+            return encode_batch()(captioner.transform.normalise(pixels))
 
     identity = {
         "encoder": config.encoder.name,
@@ -56,14 +57,13 @@ def compute_features(captioner: Captioner, table: pd.DataFrame, splits: Sequence
         "precision": str(compute.precision),
         "device": compute.device.type,
     }
-    return cached_features(
+    store = FeatureStore(
         config.features.folder,
         identity,
         encode,
         config.data.images,
-        images["image"].tolist(),
         captioner.transform,
-        views=views,
-        augment=config.data.augment,
-        workers=config.data.workers,
+        config.data.augment,
+        config.data.workers,
     )
+    return store.grids(views)

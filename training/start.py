@@ -77,7 +77,7 @@ def make_captioner(
 def _new_captioner(config: Config, table: pd.DataFrame, compute: Compute) -> Captioner:
     vocabulary = find_vocabulary(config.data, table)
     encoder = config.encoder
-    transform = transform_for(encoder.name, encoder.weights, encoder.image_size)
+    transform = transform_for(encoder)
     model = build_model(config, len(vocabulary))
     if vectors := config.decoder.vectors:
         found = model.decoder.embedding.start_from(vectors, vocabulary.words)
