@@ -1,7 +1,7 @@
 """What a model consists of: layers, shapes, parameters, and multiply-adds per image and per word."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -16,14 +16,22 @@ from utils import SOS
 
 @dataclass(frozen=True)
 class Row:
-    """One part of the model, at one of its uses."""
+    """One use of one part of the model."""
 
     name: str  # as in the checkpoint
     kind: str  # its class
-    shape: tuple[int, ...]  # what it gives for one image or one word
+    shape: tuple[int, ...]  # of its output, for one image or one word
     parameters: int  # 0 where an earlier row has counted them, as for tied weights
-    trained: int  # how many of them are
+    trained: int  # how many of the parameters are trained
     multiply_adds: int
+
+
+class FeatureMap(NamedTuple):
+    """The maps of one resolution in the encoder."""
+
+    rows: list[Row]
+    channels: int  # of the last one
+    side: int  # cells
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,11 @@ class Summary:
     """A model row by row, in the order in which it runs."""
 
     encoder: list[Row]  # once per image
-    start: list[Row]  # once per image, too
+    start: list[Row]  # once per image: what the decoder does before the first word
     step: list[Row]  # once per word
+    image_size: int  # pixels a side
     grid: tuple[int, int]  # L cells of C channels
+    attends: bool  # whether the decoder returns attention weights
 
     @property
     def rows(self) -> list[Row]:
@@ -54,60 +64,81 @@ class Summary:
 
     @property
     def per_word(self) -> int:
-        """Multiply-adds of each word of a caption (of each beam)."""
+        """Multiply-adds of each word of a caption, and of each beam."""
         return total(self.step)
+
+    @property
+    def maps(self) -> list[FeatureMap]:
+        """The rows of the encoder between one halving of the resolution and the next."""
+        maps: dict[int, FeatureMap] = {}
+        for row in self.encoder:
+            size = _channels_and_side(row.shape)
+            if size is None:
+                continue
+            channels, side = size
+            halvings = round(math.log2(side))
+            earlier = maps[halvings].rows if halvings in maps else []
+            maps[halvings] = FeatureMap([*earlier, row], channels, side)
+        return list(maps.values())
+
+    def decoder_rows(self, modules: Iterable[str]) -> list[Row]:
+        """All rows of submodules of the decoder, by name; raises KeyError for one that does not run."""
+        rows: dict[str, list[Row]] = {}
+        for row in [*self.start, *self.step]:
+            rows.setdefault(row.name.removeprefix("decoder."), []).append(row)
+        return [row for name in modules for row in rows[name]]
 
 
 def total(rows: Iterable[Row], what: str = "multiply_adds") -> int:
     return sum(getattr(row, what) for row in rows)
 
 
-def summarise(model: CaptionModel, size: int) -> Summary:
-    """Look at `model` while it captions one image of `size` pixels a side.
+def summarise(model: CaptionModel, image_size: int) -> Summary:
+    """Run `model` once on an image of `image_size` pixels a side, for one word, and record what runs.
 
     Multiply-adds are those of convolutions and matrix products; the rest (activations, normalisation, sums)
-    is small beside them. Nothing is computed: shapes run through the model without numbers (torch's `meta`
-    device), to which the model is moved for good.
+    is small beside them. Nothing is computed: shapes pass through the model without numbers (torch's `meta`
+    device). The model stays on that device and cannot be used afterwards.
     """
     parameters = [(name, p.numel(), p.requires_grad) for name, p in model.named_parameters()]
     model.to("meta").eval()
-    left = dict.fromkeys(parameters)
+    uncounted = dict.fromkeys(parameters)
 
-    def row(call: Call) -> Row:
-        own = [parameter for parameter in left if belongs(parameter[0], call.name)]
+    def to_row(call: _Call) -> Row:
+        own = [parameter for parameter in uncounted if _belongs(parameter[0], call.name)]
         for parameter in own:
-            del left[parameter]
-        numbers = sum(n for _, n, _ in own), sum(n for _, n, trained in own if trained)
-        return Row(call.name, call.kind, call.shape, *numbers, call.flops // 2)
+            del uncounted[parameter]
+        counts = sum(n for _, n, _ in own), sum(n for _, n, trained in own if trained)
+        return Row(call.name, call.kind, call.output, *counts, call.flops // 2)
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        watch = Watch(model, counter)
-        grid = model.encoder(torch.empty(1, 3, size, size, device="meta"))
+        recorder = _Recorder(model, counter)
+        grid = model.encoder(torch.empty(1, 3, image_size, image_size, device="meta"))
         stages = [f"encoder.backbone.{stage}" for stage in model.encoder.stages]
-        encoder = [row(call) for call in by_stage(watch.take(), stages, watch.end)]
+        encoder = [to_row(call) for call in _by_stage(recorder.take(), stages, recorder.backbone_output)]
         state = model.decoder.start(grid)
-        start = [row(call) for call in watch.take() if call.kind != "Dropout"]
-        model.decoder.step(torch.full((1,), SOS, device="meta"), state)
-        step = [row(call) for call in watch.take() if call.kind != "Dropout"]
-    return Summary(encoder, start, step, (grid.shape[1], grid.shape[2]))
+        start = [to_row(call) for call in recorder.take() if call.kind != "Dropout"]
+        _, _, alphas = model.decoder.step(torch.full((1,), SOS, device="meta"), state)
+        step = [to_row(call) for call in recorder.take() if call.kind != "Dropout"]
+    return Summary(encoder, start, step, image_size, (grid.shape[1], grid.shape[2]), alphas is not None)
 
 
-class Call(NamedTuple):
+class _Call(NamedTuple):
     """One use of a module."""
 
     name: str
     kind: str
-    given: tuple[int, ...]  # shape of its input, of one image or word
-    shape: tuple[int, ...]  # shape of its output
-    flops: int  # since the call before: what happens between two modules belongs to the second
+    input: tuple[int, ...]  # shape, of one image or word
+    output: tuple[int, ...]  # shape
+    flops: int  # since the previous call: what runs between two modules is counted for the second one
 
 
-class Watch:
-    """Notes which parts of a model are used; parts of parts only where their owner is not called itself."""
+class _Recorder:
+    """Records the calls of a model's modules, but not the calls that one of these modules makes itself."""
 
     def __init__(self, model: CaptionModel, counter: FlopCounterMode):
         self.counter, self.calls, self.depth, self.flops = counter, [], 0, 0
-        self.end = ()  # shape of the backbone's output, where the encoder calls it as a whole
+        self.backbone_output: tuple[int, ...] = ()
         for name, module in model.named_modules():
             if name not in ("", "encoder", "encoder.backbone", "decoder"):
                 module.register_forward_pre_hook(self.begin)
@@ -117,47 +148,72 @@ class Watch:
     def begin(self, *_) -> None:
         self.depth += 1
 
-    def finish(self, name: str, module: nn.Module, given, output) -> None:
+    def finish(self, name: str, module: nn.Module, inputs, output) -> None:
         self.depth -= 1
         if self.depth == 0:
             flops = self.counter.get_total_flops()
             kind = type(module).__name__
-            self.calls.append(Call(name, kind, shape_of(given), shape_of(output), flops - self.flops))
+            self.calls.append(_Call(name, kind, _shape_of(inputs), _shape_of(output), flops - self.flops))
             self.flops = flops
 
-    def finish_backbone(self, _module, _given, output) -> None:
-        self.end = shape_of(output)
+    def finish_backbone(self, _module, _inputs, output) -> None:
+        self.backbone_output = _shape_of(output)
 
-    def take(self) -> list[Call]:
-        """The calls since the last time."""
+    def take(self) -> list[_Call]:
+        """The calls since this was called last."""
         calls, self.calls = self.calls, []
         return calls
 
 
-def belongs(name: str, part: str) -> bool:
+def _belongs(name: str, part: str) -> bool:
     return name == part or name.startswith(f"{part}.")
 
 
-def shape_of(x) -> tuple[int, ...]:
-    """Of a tensor, or the first one of a tuple, without the batch and without steps of one word."""
+def _shape_of(x) -> tuple[int, ...]:
+    """Of a tensor, or of the first one of a tuple, without the batch and other dimensions of size 1."""
     while not isinstance(x, torch.Tensor):
         x = x[0]
     return tuple(n for n in x.shape[1:] if n > 1) or (1,)
 
 
-def by_stage(calls: list[Call], stages: list[str], end: tuple[int, ...]) -> list[Call]:
-    """The encoder's calls as one call for each stage; a free parameter is a stage without a shape."""
+def _by_stage(calls: Sequence[_Call], stages: Sequence[str], end: tuple[int, ...]) -> list[_Call]:
+    """The calls of the encoder, one for each stage. A parameter outside of any module has no shape."""
     result = []
     for stage in stages:
-        own = [i for i, call in enumerate(calls) if belongs(call.name, stage)]
+        own = [i for i, call in enumerate(calls) if _belongs(call.name, stage)]
         if not own:
-            result.append(Call(stage, "Parameter", (), (), 0))
+            result.append(_Call(stage, "Parameter", (), (), 0))
             continue
-        shape = calls[own[-1]].shape
-        following = calls[own[-1] + 1].given if own[-1] + 1 < len(calls) else end
-        # A stage may end in a step that is no module, such as joining branches: what follows knows its shape.
-        if len(own) > 1 and following and math.prod(following) != math.prod(shape):
-            shape = following
-        kind = calls[own[-1]].kind if len(own) == 1 else "Stage"
-        result.append(Call(stage, kind, (), shape, sum(calls[i].flops for i in own)))
+        last = own[-1]
+        shape, kind = calls[last].output, calls[last].kind
+        if len(own) > 1:
+            kind = "Stage"
+            following = calls[last + 1].input if last + 1 < len(calls) else end
+            shape = following if _ends_as(shape, following) else shape
+        result.append(_Call(stage, kind, (), shape, sum(calls[i].flops for i in own)))
     return result
+
+
+def _ends_as(shape: tuple[int, ...], following: tuple[int, ...]) -> bool:
+    """Whether a stage ends with a step after its last module, which returns `shape`, and so with `following`.
+
+    A step that is no module joins branches (Inception) or puts windows together into a map (MaxViT). The next
+    stage's first module may read something else than the map (in Swin, its patches or a table of positions).
+    """
+    before, after = _channels_and_side(shape), _channels_and_side(following)
+    if len(following) != 3 or after is None:
+        return False
+    if len(shape) != 3 or before is None:
+        return math.prod(shape) == math.prod(following)
+    return before[1] == after[1] and before[0] < after[0]
+
+
+def _channels_and_side(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Of a square map, channels first or last, or of tokens, with a class token or without."""
+    if len(shape) == 2:
+        return shape[1], math.isqrt(shape[0])
+    if len(shape) == 3 and shape[1] == shape[2]:
+        return shape[0], shape[1]
+    if len(shape) == 3 and shape[0] == shape[1]:
+        return shape[2], shape[0]
+    return None

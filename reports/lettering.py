@@ -1,4 +1,4 @@
-"""Type for the images: a font that has the letters of the text, and lines that fit a width."""
+"""Fonts that have the letters of a text, and line breaks that fit a width."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -12,51 +12,50 @@ INK, GREY, PAPER = "#1b1d22", "#6b7078", "#ffffff"
 
 
 def font(size: float, text: str = "", bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans at `size` pixels; where it lacks letters of `text`, an installed font that has more."""
+    """DejaVu Sans at `size` pixels, or an installed font that has more letters of `text`."""
     letters = frozenset(map(ord, text)) - frozenset(map(ord, " \t\n"))
     return ImageFont.truetype(_font_file(letters, bold), max(1, round(size)))
 
 
 @cache
 def _font_file(letters: frozenset[int], bold: bool) -> str:
-    # matplotlib brings DejaVu with it (Latin, Greek, Cyrillic, Arabic and more), so none need be installed.
+    # matplotlib comes with DejaVu (Latin, Greek, Cyrillic, Arabic and more): nothing has to be installed.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    own = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
-    if letters <= _letters(own):
-        return own
-    from matplotlib.font_manager import (
-        fontManager,
-    )  # lists every font of the machine: only where it is needed
+    dejavu = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
+    if letters <= _letters(dejavu):
+        return dejavu
+    # Its import lists every font of the machine, so it waits until it is needed.
+    from matplotlib.font_manager import fontManager
 
     installed = sorted({entry.fname for entry in fontManager.ttflist})
-    return max([own, *installed], key=lambda file: len(letters & _letters(file)))
+    return max([dejavu, *installed], key=lambda file: len(letters & _letters(file)))
 
 
 @cache
 def _letters(file: str) -> frozenset[int]:
     face = FT2Font(file)
-    # A bitmap font has no size to choose; matplotlib's Last Resort has every letter, as a box.
+    # A bitmap font cannot be scaled; matplotlib's Last Resort has a box for every letter.
     useful = face.scalable and not face.family_name.startswith("Last Resort")
     return frozenset(face.get_charmap()) if useful else frozenset()
 
 
-def wrap(text: str, type_: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """The lines of `text`, none wider than `width` pixels; a word that is wider is broken between letters."""
+def wrap(text: str, typeface: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """The lines of `text`, at most `width` pixels wide; a longer word is broken between letters."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".lstrip()
-        if type_.getlength(longer) <= width:
+        if typeface.getlength(longer) <= width:
             lines[-1] = longer
         else:
-            pieces = list(_pieces(word, type_, width))
+            pieces = list(_pieces(word, typeface, width))
             lines = [line for line in lines if line] + pieces
     return lines
 
 
-def _pieces(word: str, type_: ImageFont.FreeTypeFont, width: float) -> Iterable[str]:
+def _pieces(word: str, typeface: ImageFont.FreeTypeFont, width: float) -> Iterable[str]:
     piece = ""
     for letter in word:
-        if piece and type_.getlength(piece + letter) > width:
+        if piece and typeface.getlength(piece + letter) > width:
             yield piece
             piece = ""
         piece += letter

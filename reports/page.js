@@ -38,17 +38,17 @@ function sort() {
 search.addEventListener("input", filter);
 order.addEventListener("change", sort);
 form.addEventListener("submit", (event) => event.preventDefault());
-form.hidden = false; // without scripts there is nothing to search with
-if (search.value) filter(); // a reload may bring the old search back
+form.hidden = false; // without scripts it would do nothing
+if (search.value) filter(); // the browser may restore the search after a reload
 if (order.value !== "number") sort();
 
-// --- where a word looked: a canvas over the image, the same image as reports/attention.py draws ---
+// --- the attention of a word: a canvas over the image, drawn as reports/attention.py does it ---
 
 const overlay = document.querySelector("template").content.firstElementChild;
-const canvas = overlay.querySelector("canvas"), said = document.querySelector("#said");
-const look = JSON.parse(document.querySelector("#look")?.textContent ?? "null");
-let maps = null; // the promise of all maps, a byte per cell: unpacked when the first is asked for
-let hovered = null, focused = null, lit = null;
+const canvas = overlay.querySelector("canvas"), announcement = document.querySelector("#announcement");
+const settings = JSON.parse(document.querySelector("#settings")?.textContent ?? "null");
+let maps = null; // a promise of all maps, a byte per cell: unpacked when the first one is needed
+let hovered = null, focused = null, lit = null; // words; the attention of `lit` is on the image
 
 async function unpack() {
   const text = document.querySelector("#maps").textContent.trim();
@@ -57,7 +57,7 @@ async function unpack() {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// A lazy image has no size yet.
+// An image that has not been loaded yet has no size.
 function loaded(image) {
   return image.naturalWidth || new Promise((done) => image.addEventListener("load", done, { once: true }));
 }
@@ -67,29 +67,29 @@ async function show(word) {
   lit?.classList.remove("lit");
   lit = word;
   const card = word?.closest("article"), image = card?.querySelector(".image");
-  const [all] = word ? await Promise.all([(maps ??= unpack()), loaded(image.firstElementChild)]) : [];
-  if (word !== lit) return; // the pointer has moved on meanwhile
-  overlay.parentElement?.classList.remove("looked");
+  const [levels] = word ? await Promise.all([(maps ??= unpack()), loaded(image.firstElementChild)]) : [];
+  if (word !== lit) return; // the pointer has moved to another word meanwhile
+  overlay.parentElement?.classList.remove("attention");
   overlay.remove();
   if (!word) return;
   const [start, rows, columns, full] = card.dataset.map.split(" ").map(Number);
   const size = rows * columns, at = start + [...word.parentNode.children].indexOf(word) * size;
-  const light = Float32Array.from(all.subarray(at, at + size), (level) => level / look.levels);
+  const light = Float32Array.from(levels.subarray(at, at + size), (level) => level / settings.levels);
   paint(canvas, light, rows, columns, image.firstElementChild);
   const [text, , most] = overlay.querySelectorAll("b, i");
   text.textContent = word.textContent;
   most.textContent = (100 * full).toFixed(full < 0.1 ? 1 : 0) + "% in a cell";
   image.append(overlay);
-  image.classList.add("looked");
+  image.classList.add("attention");
   word.classList.add("lit");
   if (word === focused) {
-    const sure = word.style.getPropertyValue("--p");
-    said.textContent = `${word.textContent}: ${sure} percent sure, looked ${place(light, rows, columns)}`;
+    const percent = word.style.getPropertyValue("--p");
+    announcement.textContent = `${word.textContent}: ${percent} percent, attention ${place(light, rows, columns)}`;
   }
 }
 
 function paint(canvas, light, rows, columns, { naturalWidth, naturalHeight }) {
-  const scale = look.pixels / Math.max(naturalWidth, naturalHeight, 1);
+  const scale = settings.pixels / Math.max(naturalWidth, naturalHeight, 1);
   canvas.width = Math.max(1, Math.round(naturalWidth * scale));
   canvas.height = Math.max(1, Math.round(naturalHeight * scale));
   const down = spread(canvas.height, rows), across = spread(canvas.width, columns);
@@ -100,7 +100,7 @@ function paint(canvas, light, rows, columns, { naturalWidth, naturalHeight }) {
     for (let x = 0; x < canvas.width; x++, i += 4) {
       let sum = 0;
       for (let c = 0; c < columns; c++) sum += across[x][c] * line[c];
-      const [red, green, blue] = look.heat[Math.round(Math.min(1, sum) * (look.heat.length - 1))];
+      const [red, green, blue] = settings.heat[Math.round(Math.min(1, sum) * (settings.heat.length - 1))];
       image.data.set([red, green, blue, 255], i);
     }
   }
@@ -111,7 +111,7 @@ function spread(pixels, cells) {
   return Array.from({ length: pixels }, (_, pixel) => {
     const position = ((pixel + 0.5) * cells) / pixels;
     const weights = Array.from({ length: cells }, (_, cell) =>
-      Math.exp(-0.5 * ((position - cell - 0.5) / look.blur) ** 2));
+      Math.exp(-0.5 * ((position - cell - 0.5) / settings.blur) ** 2));
     const total = weights.reduce((a, b) => a + b);
     return weights.map((weight) => weight / total);
   });
@@ -127,8 +127,8 @@ function place(light, rows, columns) {
   return `at the ${vertical} ${horizontal}`;
 }
 
-if (look && "DecompressionStream" in window) {
-  document.documentElement.style.setProperty("--unlit", look.unlit);
+if (settings && "DecompressionStream" in window) {
+  document.documentElement.style.setProperty("--unlit", settings.unlit);
   paint(overlay.querySelector(".legend canvas"), Float32Array.from({ length: 64 }, (_, i) => i / 63), 1, 64,
     { naturalWidth: 64, naturalHeight: 1 });
   for (const word of main.querySelectorAll("[data-map] .words span")) word.tabIndex = 0;

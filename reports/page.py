@@ -1,6 +1,6 @@
-"""captions_result.html: every image, its caption, how sure the model was of it and where it looked.
+"""captions_result.html: every image with its caption, the probability and the attention of each word.
 
-The page is template page.html.j2 with its style (page.css) and its script (page.js) filled in.
+The page is the template page.html.j2 with its style (page.css) and its script (page.js) inserted.
 """
 
 import base64
@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -21,112 +22,117 @@ from data.transforms import upright_rgb
 from reports.attention import BLUR, GLOW, HEAT, UNLIT, full_scale
 from utils import UserError
 
-HERE = Path(__file__).parent
-THUMBNAIL = 480  # pixels, the longer side: sharp at the 240 to 300 CSS pixels that the page gives it
-EAGER = 8  # images that are loaded at once; those further down as they come into view
-LEVELS = 31  # of attention that a cell can have on the page: smoothed, no steps between them are seen
-OVERLAY = 96  # pixels, the longer side: a map is smooth, the browser enlarges it
+if TYPE_CHECKING:
+    from captioning import Caption
+
+LEVELS = 31  # of attention in a cell; the page smooths the maps, so the steps are not visible
+_HERE = Path(__file__).parent
+_THUMBNAIL = 480  # pixels, the longer side: sharp at the 240 to 300 CSS pixels that the page gives it
+_EAGER = 8  # images that are loaded at once; the others when they come into view
+_OVERLAY = 96  # pixels, the longer side: a map is smooth, the browser enlarges it
 
 
 @dataclass(frozen=True)
 class PageEntry:
-    """One image on the page. Log-probabilities are natural logarithms, summed over a caption's words."""
+    """One image on the page."""
 
-    name: str  # shown, searched and sorted by; any characters
-    image: Path | Image.Image  # a path is opened only for as long as its thumbnail takes
-    caption: str
-    log_prob: float
-    words: Sequence[tuple[str, float]] = ()  # each word of the caption and its probability, 0 to 1
-    alphas: np.ndarray | None = None  # (words, rows, columns): where each word looked
-    others: Sequence[tuple[str, float]] = ()  # the other beams: caption and log-probability, best first
-    references: Sequence[str] = ()  # what people said
+    name: str  # the text under the caption, searched and sorted by; any characters
+    image: Path | Image.Image  # a path is opened only to make its thumbnail
+    result: "Caption"  # its caption, words, other beams and attention; its own image is not used
+    references: Sequence[str] = ()
     scores: Mapping[str, float] = field(default_factory=dict)  # of the caption against the references
     files: Mapping[str, Path] = field(default_factory=dict)  # files on disk that the page links to, by label
 
 
-class Maps:
-    """The attention maps of all images as one text: a byte per cell, deflated, in base64.
+class _Maps:
+    """The attention maps of all images as one text: a byte per cell, compressed, in base64.
 
-    A thousand images take 0.35 MB so with 7 x 7 cells, about 1.3 MB with 14 x 14.
+    A thousand images take 0.35 MB with 7 x 7 cells, about 1.3 MB with 14 x 14.
     """
 
     def __init__(self):
         self.cells, self.packer, self.packed = 0, zlib.compressobj(9), []
 
-    def add(self, alphas: np.ndarray) -> str:
+    def add(self, attention: np.ndarray) -> str:
         """Append (words, rows, columns); returns `first-cell rows columns full-scale` for the script."""
-        full = full_scale(alphas)
-        light = np.round(np.clip(alphas / full, 0, 1) * LEVELS).astype(np.uint8)
+        full = full_scale(attention)
+        light = np.round(np.clip(attention / full, 0, 1) * LEVELS).astype(np.uint8)
         self.packed.append(self.packer.compress(light.tobytes()))
         start, self.cells = self.cells, self.cells + light.size
-        return f"{start} {alphas.shape[1]} {alphas.shape[2]} {full:.4g}"
+        return f"{start} {attention.shape[1]} {attention.shape[2]} {full:.4g}"
 
     def text(self) -> str:
-        """All that was added; empty where nothing was."""
+        """Everything that was added; empty if nothing was."""
         return base64.b64encode(b"".join(self.packed) + self.packer.flush()).decode() if self.cells else ""
 
 
 def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions") -> None:
     """Write the page at `path`, and the thumbnails into the folder `<path without suffix>_files` beside it.
 
-    The page needs nothing else: no network, no server. Whatever text it is given is shown as text. `entries`
-    may be a generator: a thousand images are then never in memory together. Raises UserError where an
-    image cannot be read or the page not be written.
+    The page needs nothing else, neither a network nor a server. All text is escaped. `entries` may be a
+    generator, which keeps only one image in memory. Raises UserError if an image cannot be read or the page
+    cannot be written.
     """
     path = Path(path)
     folder = path.parent / f"{path.stem}_files"
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():  # the thumbnails of an earlier page, which may have had more images
+        for old in folder.iterdir():  # thumbnails of an earlier page, which may have had more images
             if re.fullmatch(r"\d{5}\.jpg", old.name):
                 old.unlink()
-        maps = Maps()
-        # Numbered, because a file name may hold anything and a URL may not.
+        maps = _Maps()
+        # Thumbnails are numbered: a file name may have characters that a URL may not.
         cards = [_card(entry, number, folder, maps) for number, entry in enumerate(entries, start=1)]
-        scores = list(dict.fromkeys(measure for card in cards for measure in card["entry"].scores))
+        scores = list(dict.fromkeys(name for card in cards for name in card["scores"]))
         for card in cards:
-            entry = card["entry"]
-            values = [entry.log_prob, *(entry.scores.get(measure, float("nan")) for measure in scores)]
+            values = [card["log_prob"], *(card["scores"].get(name, float("nan")) for name in scores)]
             card["numbers"] = " ".join(f"{value:.4g}" for value in values)
         html = environment.get_template("page.html.j2").render(
             cards=cards,
             title=title,
             measures=["log p", *scores],
-            eager=EAGER,
+            eager=_EAGER,
             maps=maps.text(),
-            look=_look(),
-            css=Markup((HERE / "page.css").read_text("utf-8").strip()),
-            script=Markup((HERE / "page.js").read_text("utf-8").strip()),
+            settings=_settings(),
+            css=Markup((_HERE / "page.css").read_text("utf-8").strip()),
+            script=Markup((_HERE / "page.js").read_text("utf-8").strip()),
         )
-        # A file name that is no valid UTF-8 reaches Python as lone surrogates: shown as "?".
+        # A file name that is not valid UTF-8 has lone surrogates in Python: the page has "?" for them.
         path.write_text(html, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"cannot write the page {path}: {error}") from None
 
 
-def _look() -> dict:
-    """How the attention sheet draws its overlays, for the script that draws the same ones."""
+def _settings() -> dict:
+    """How the attention sheet draws its overlays; the script of the page draws the same ones."""
     heat = [[round(255 * GLOW * channel) for channel in HEAT(i / 63)[:3]] for i in range(64)]
     return {
         "heat": heat,
         "blur": BLUR,
         "unlit": UNLIT,
-        "pixels": OVERLAY,
+        "pixels": _OVERLAY,
         "levels": LEVELS,
     }
 
 
-def _card(entry: PageEntry, number: int, folder: Path, maps: Maps) -> dict:
-    """What the template needs of one entry; its thumbnail is written into `folder`, its attention added."""
+def _card(entry: PageEntry, number: int, folder: Path, maps: _Maps) -> dict:
+    """What the template needs of one entry, without its image, which goes into `folder` as a thumbnail."""
+    result, attention = entry.result, entry.result.attention
     thumbnail = folder / f"{number:05}.jpg"
     _write_thumbnail(entry.image, thumbnail)
     return {
-        "entry": entry,
+        "name": entry.name,
+        "caption": result.caption,
+        "log_prob": result.log_prob,
+        "words": result.words,
+        "others": result.others,
+        "references": entry.references,
+        "scores": entry.scores,
         "thumbnail": _url(thumbnail, folder.parent),
-        "map": maps.add(entry.alphas) if entry.alphas is not None and len(entry.alphas) else "",
+        "map": maps.add(attention) if attention is not None and len(attention) else "",
         "links": {label: _url(file, folder.parent) for label, file in entry.files.items()},
     }
 
@@ -137,12 +143,12 @@ def _write_thumbnail(image: Path | Image.Image, thumbnail: Path) -> None:
     else:
         try:
             with Image.open(image) as opened:
-                opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))  # JPEG alone: decode no more than needed
+                opened.draft("RGB", (2 * _THUMBNAIL, 2 * _THUMBNAIL))  # a JPEG is decoded at a smaller size
                 small = upright_rgb(opened)
         except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # That is how Pillow says that a file is broken.
+            # Pillow raises these for a broken file.
             raise OSError(f"{image}: {error}") from None
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     small.save(thumbnail, quality=85)
 
 

@@ -1,0 +1,224 @@
+"""How one step of a decoder is drawn: boxes, arrows and notes as plain data.
+
+A decoder describes itself with these; `default_diagram` is for one that does not. reports/architecture.py
+draws them as the lower half of the figure. Coordinates are units of the sheet, 200 wide, y upwards. `split`
+is the border between what runs once per image (x from 2 to split - 2) and what runs once per word (x from
+split + 2 to 198). Boxes have room from y = 4 to y = 54.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+
+from config import DecoderConfig
+
+EXAMPLE = ("a", "large", "red", "heart")  # the caption of the image in the figure begins like this
+_NEXT_WORD = f"next word: “{EXAMPLE[3]}”"
+
+Point = tuple[float, float]
+FROM_GRID = ((176.5, 67.0), (176.5, 64.0))  # how an arrow that comes from the grid begins
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of the decoder; (x, y) is its lower left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+    text: str = ""
+    modules: Sequence[
+        str
+    ] = ()  # submodules of the decoder: the box has their colour and counts their parameters
+    remark: str = ""  # follows the number of parameters
+    count: bool = True  # False for a part that is drawn several times: the number is not printed
+
+    @property
+    def left(self) -> Point:
+        """The middle of the left side; the other sides likewise."""
+        return self.x, self.y + self.height / 2
+
+    @property
+    def right(self) -> Point:
+        return self.x + self.width, self.y + self.height / 2
+
+    @property
+    def top(self) -> Point:
+        return self.x + self.width / 2, self.y + self.height
+
+    @property
+    def bottom(self) -> Point:
+        return self.x + self.width / 2, self.y
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A line along `points` with a tip at the last one; `label_at` is the centre of its label."""
+
+    points: Sequence[Point]
+    label: str = ""
+    label_at: Point = (0, 0)
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """Small grey text with its centre at (x, y)."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """One step of a decoder."""
+
+    title: str  # what the decoder is, with an article: "an LSTM"
+    split: float
+    boxes: Sequence[Box]
+    arrows: Sequence[Arrow]
+    notes: Sequence[Note] = ()
+
+
+def attention_diagram(config: DecoderConfig, vocab_size: int, num_cells: int) -> Diagram:
+    """One step of the decoder with attention over a grid of `num_cells`."""
+    gates = ("from_word", "from_context", "from_hidden")
+    cells = Box(7, 38, 37, 14, "cells", f"each projected to {config.hidden_dim}", ("cells", "attention.key"))
+    init = Box(7, 20, 37, 14, "first state", "from the cells’ mean", ("init",))
+    weights = f"{num_cells} weights α, one per cell"
+    attention = Box(68, 38, 38, 14, "soft attention", weights, ("attention", "gate"))
+    lstm = Box(68, 20, 38, 14, "LSTM", f"a state of {config.hidden_dim}", gates)
+    previous = Box(68, 5, 38, 11, f"previous word: “{EXAMPLE[2]}”", modules=("embedding",))
+    deep = Box(121, 20, 28, 14, "deep output", "joins all three", ("deep",))
+    output = Box(160, 20, 34, 14, "word scores", f"{vocab_size:,} logits", ("output",), _tied(config))
+    following = Box(160, 40.5, 34, 9, _NEXT_WORD)
+    arrows = [
+        Arrow((*FROM_GRID, (25.5, 64), cells.top)),
+        Arrow((cells.right, attention.left), "cells, keys", (60, 47)),
+        Arrow((cells.bottom, init.top)),
+        Arrow((init.right, lstm.left), "at the start", (60, 29)),
+        Arrow(((80, 38), (80, 34)), "context", (74, 36.2)),
+        Arrow(((94, 34), (94, 38)), "state", (98.4, 36.2)),
+        Arrow((previous.top, lstm.bottom)),
+        Arrow((lstm.right, deep.left), "state", (113, 29)),
+        Arrow((attention.right, (135, 45), deep.top), "context × gate β", (120.5, 47)),
+        Arrow(((106, 12.5), (135, 12.5), deep.bottom), "word", (113, 14.5)),
+        Arrow((deep.right, output.left)),
+        Arrow((output.top, following.bottom)),
+        Arrow((following.right, (196.2, 45), (196.2, 8), (106, 8)), dashed=True),
+    ]
+    boxes = [cells, init, attention, lstm, previous, deep, output, following]
+    notes = [Note(165, 5.4, "in training, the caption’s own next word")]
+    return Diagram("an LSTM with soft attention", 51, boxes, arrows, notes)
+
+
+def lstm_diagram(config: DecoderConfig, vocab_size: int, num_cells: int) -> Diagram:
+    """The plain LSTM: the image and four steps side by side, and its parts on the right."""
+    layers, size = config.layers, config.hidden_dim
+    state = f"{layers} layers of {size}" if layers > 1 else f"a state of {size}"
+    one_hot = config.embeddings == "one_hot"
+    embedded = f"one-hot: {vocab_size:,} numbers" if one_hot else f"embedded in {config.embed_dim} numbers"
+    cell = "mean cell, projected" if num_cells > 1 else "the cell, projected"
+    image = Box(8, 6, 27, 14, "image", cell, ("image",))
+    boxes = [
+        image,
+        Box(157, 40, 37, 14, "word scores", f"{vocab_size:,} logits", ("output",), _tied(config)),
+        Box(157, 23, 37, 14, "LSTM", state, ("lstm",)),
+        Box(157, 6, 37, 14, "words", embedded, ("embedding",)),
+    ]
+    lstms = [Box(x, 26.5, 19, 7, "LSTM", modules=("lstm",), count=False) for x in (12, 47, 74, 101, 128)]
+    words = ["<sos>", *(f"“{word}”" for word in EXAMPLE)]
+    arrows = [Arrow((*FROM_GRID, (5, 64), (5, 13), image.left)), Arrow((image.top, lstms[0].bottom))]
+    arrows += [Arrow((one.right, other.left)) for one, other in pairwise(lstms)]
+    arrows += [Arrow((lstms[-1].right, (152.6, 30)))]
+    for i, lstm in enumerate(lstms[1:]):
+        read = Box(lstm.x, 9.5, 19, 7, words[i], modules=("embedding",), count=False)
+        word = Box(lstm.x, 43.5, 19, 7, words[i + 1])
+        arrows += [Arrow((read.top, lstm.bottom)), Arrow((lstm.top, word.bottom))]
+        if i < 3:
+            turn = word.x + 23
+            arrows.append(Arrow((word.right, (turn, 47), (turn, 13), (word.x + 27, 13)), dashed=True))
+        boxes += [lstm, read, word]
+    boxes.append(lstms[0])
+    notes = [Note(97, 5, "each word is the input of the next step; in training, the caption’s own")]
+    return Diagram("an LSTM", 40, boxes, arrows, notes)
+
+
+def _tied(config: DecoderConfig) -> str:
+    return "tied" if config.tie_embeddings else ""
+
+
+# --- a decoder that does not describe itself ---
+
+_TOP, _HEIGHT, _GAP = 51, 11, 5.5  # of the boxes, and between them
+_ROWS = 3  # as many as there is room for
+_LEFT_WIDTH = 37  # of a box that runs once per image
+_FEWEST_COLUMNS = 4  # of what runs once per word: few modules make no boxes as wide as the sheet
+
+
+def default_diagram(title: str, once_per_image: Sequence[str], once_per_word: Sequence[str]) -> Diagram:
+    """Any decoder: a box for each direct child, in the order in which they first run.
+
+    The arguments are the names of its modules that run, such as `layers.0.norm`.
+    """
+    left, right = _by_child(once_per_image), _by_child(once_per_word)
+    columns = ceil(len(left) / _ROWS)
+    split = 8 + columns * (_LEFT_WIDTH + _GAP)
+    places = _places(len(left), 7, columns, _LEFT_WIDTH)
+    start = [Box(*place, child, modules=left[child]) for place, child in zip(places, left, strict=True)]
+
+    columns = max(_FEWEST_COLUMNS, ceil((len(right) + 1) / _ROWS))
+    width = (194 - (split + 6) + _GAP) / columns - _GAP
+    *places, last = _places(len(right) + 1, split + 6, columns, width)
+    step = [Box(*place, child, modules=right[child]) for place, child in zip(places, right, strict=True)]
+    step.append(Box(*last, _NEXT_WORD))
+
+    arrows = [*_one_after_another(start), *_one_after_another(step)]
+    first, last, between = step[0], step[-1], (split, step[0].left[1])
+    if start:
+        arrows.append(Arrow((*FROM_GRID, (start[0].top[0], 64), start[0].top)))
+        turn = (split, start[-1].right[1])
+        arrows.append(Arrow((start[-1].right, *dict.fromkeys((turn, between)), first.left)))
+    else:
+        arrows.append(Arrow((*FROM_GRID, (split, 64), between, first.left)))
+    above = _TOP + 3
+    around = ((196.2, last.right[1]), (196.2, above), (first.top[0], above))
+    arrows.append(Arrow((last.right, *around, first.top), dashed=True))
+    return Diagram(title, split, [*start, *step], arrows)
+
+
+def _by_child(names: Sequence[str]) -> dict[str, list[str]]:
+    children: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        children.setdefault(name.split(".")[0], []).append(name)
+    return children
+
+
+def _places(count: int, left: float, columns: int, width: float) -> list[tuple[float, float, float, float]]:
+    """x, y, width and height of `count` boxes, row by row from the upper left."""
+    places = []
+    for i in range(count):
+        row, column = divmod(i, columns)
+        places.append(
+            (left + column * (width + _GAP), _TOP - _HEIGHT - row * (_HEIGHT + _GAP), width, _HEIGHT)
+        )
+    return places
+
+
+def _one_after_another(boxes: Sequence[Box]) -> list[Arrow]:
+    """From each box to the next one, which is on its right or begins the next row."""
+    arrows = []
+    for box, following in pairwise(boxes):
+        if following.y == box.y:
+            arrows.append(Arrow((box.right, following.left)))
+        elif following.x == box.x:
+            arrows.append(Arrow((box.bottom, following.top)))
+        else:
+            between = box.y - _GAP / 2
+            turns = ((box.bottom[0], between), (following.top[0], between))
+            arrows.append(Arrow((box.bottom, *turns, following.top)))
+    return arrows
