@@ -13,7 +13,8 @@ from pathlib import Path
 from config import Config, config_parser, load_config
 from data.transforms import transform_for
 from data.vocab import Vocabulary
-from models.diagram import Diagram, attention_diagram, default_diagram, lstm_diagram
+from models.decoder import Decoder
+from models.diagram import Diagram, default_diagram
 from models.model import build_model
 from models.summary import Row, Summary, summarise, total
 from reports.architecture import draw_architecture, short
@@ -32,10 +33,11 @@ def main() -> None:
         raise UserError(
             f"--vocab-size {vocab_size}: a vocabulary has four special tokens and at least one word"
         )
-    image_size = transform_for(config.encoder.name, config.encoder.weights, config.encoder.image_size).size
-    summary = summarise(build_model(config, vocab_size, weights="none"), image_size)
+    image_size = transform_for(config.encoder).size
+    model = build_model(config, vocab_size, weights="none")
+    summary = summarise(model, image_size)
     print(_table(summary, config))
-    diagram = _diagram(config, vocab_size, summary)
+    diagram = _diagram(config, model.decoder, summary)
     for output in [args.output] if args.output else [Path("outputs/model.png"), Path("outputs/model.svg")]:
         draw_architecture(summary, diagram, config.encoder.name, output)
         print(f"wrote {output}")
@@ -65,11 +67,10 @@ def _find_vocab_size(config: Config) -> int:
     return ASSUMED_VOCAB_SIZE
 
 
-def _diagram(config: Config, vocab_size: int, summary: Summary) -> Diagram:
+def _diagram(config: Config, decoder: Decoder, summary: Summary) -> Diagram:
     """The decoder's own diagram, or the default one."""
-    own = {"attention": attention_diagram, "lstm": lstm_diagram}
-    if describe := own.get(config.decoder.kind):
-        return describe(config.decoder, vocab_size, summary.grid[0])
+    if own := decoder.diagram(config.decoder, summary.grid[0]):
+        return own
     start, step = ([_short_name(row) for row in rows] for rows in (summary.start, summary.step))
     return default_diagram(f"the decoder {config.decoder.kind}", start, step)
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from config import DecoderConfig
+from models.diagram import Diagram
 from models.embedding import OneHotWords, WordEmbedding
 from utils import PAD
 
@@ -108,15 +109,19 @@ class Decoder(nn.Module):
         """What actor-critic training predicts the reward from: (B, critic_dim)."""
         raise NotImplementedError
 
+    def diagram(self, config: DecoderConfig, num_cells: int) -> Diagram | None:
+        """How show_model.py draws a step over a grid of `num_cells`; None draws the submodules in a row."""
+        return None
+
 
 class WordOutput(nn.Module):
     """Hidden state -> a logit per word, with the embeddings' own weights when tied (Press and Wolf, 2017)."""
 
     def __init__(self, hidden_dim: int, embedding: WordEmbedding | OneHotWords, tie: bool):
         super().__init__()
-        vocab_size, embed_dim = embedding.num_embeddings, embedding.embedding_dim
+        self.vocab_size, embed_dim = embedding.num_embeddings, embedding.embedding_dim
         self.project = nn.Linear(hidden_dim, embed_dim) if tie else nn.Identity()
-        self.score = nn.Linear(embed_dim if tie else hidden_dim, vocab_size)
+        self.score = nn.Linear(embed_dim if tie else hidden_dim, self.vocab_size)
         if tie:
             self.score.weight = embedding.weight
         nn.init.zeros_(self.score.bias)

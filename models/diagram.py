@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-from config import DecoderConfig
-
 EXAMPLE = ("a", "large", "red", "heart")  # the caption of the image in the figure begins like this
-_NEXT_WORD = f"next word: “{EXAMPLE[3]}”"
+NEXT_WORD = f"next word: “{EXAMPLE[3]}”"
 
 Point = tuple[float, float]
 FROM_GRID = ((176.5, 67.0), (176.5, 64.0))  # how an arrow that comes from the grid begins
@@ -84,74 +82,6 @@ class Diagram:
     notes: Sequence[Note] = ()
 
 
-def attention_diagram(config: DecoderConfig, vocab_size: int, num_cells: int) -> Diagram:
-    """One step of the decoder with attention over a grid of `num_cells`."""
-    gates = ("from_word", "from_context", "from_hidden")
-    cells = Box(7, 38, 37, 14, "cells", f"each projected to {config.hidden_dim}", ("cells", "attention.key"))
-    init = Box(7, 20, 37, 14, "first state", "from the cells’ mean", ("init",))
-    weights = f"{num_cells} weights α, one per cell"
-    attention = Box(68, 38, 38, 14, "soft attention", weights, ("attention", "gate"))
-    lstm = Box(68, 20, 38, 14, "LSTM", f"a state of {config.hidden_dim}", gates)
-    previous = Box(68, 5, 38, 11, f"previous word: “{EXAMPLE[2]}”", modules=("embedding",))
-    deep = Box(121, 20, 28, 14, "deep output", "joins all three", ("deep",))
-    output = Box(160, 20, 34, 14, "word scores", f"{vocab_size:,} logits", ("output",), _tied(config))
-    following = Box(160, 40.5, 34, 9, _NEXT_WORD)
-    arrows = [
-        Arrow((*FROM_GRID, (25.5, 64), cells.top)),
-        Arrow((cells.right, attention.left), "cells, keys", (60, 47)),
-        Arrow((cells.bottom, init.top)),
-        Arrow((init.right, lstm.left), "at the start", (60, 29)),
-        Arrow(((80, 38), (80, 34)), "context", (74, 36.2)),
-        Arrow(((94, 34), (94, 38)), "state", (98.4, 36.2)),
-        Arrow((previous.top, lstm.bottom)),
-        Arrow((lstm.right, deep.left), "state", (113, 29)),
-        Arrow((attention.right, (135, 45), deep.top), "context × gate β", (120.5, 47)),
-        Arrow(((106, 12.5), (135, 12.5), deep.bottom), "word", (113, 14.5)),
-        Arrow((deep.right, output.left)),
-        Arrow((output.top, following.bottom)),
-        Arrow((following.right, (196.2, 45), (196.2, 8), (106, 8)), dashed=True),
-    ]
-    boxes = [cells, init, attention, lstm, previous, deep, output, following]
-    notes = [Note(165, 5.4, "in training, the caption’s own next word")]
-    return Diagram("an LSTM with soft attention", 51, boxes, arrows, notes)
-
-
-def lstm_diagram(config: DecoderConfig, vocab_size: int, num_cells: int) -> Diagram:
-    """The plain LSTM: the image and four steps side by side, and its parts on the right."""
-    layers, size = config.layers, config.hidden_dim
-    state = f"{layers} layers of {size}" if layers > 1 else f"a state of {size}"
-    one_hot = config.embeddings == "one_hot"
-    embedded = f"one-hot: {vocab_size:,} numbers" if one_hot else f"embedded in {config.embed_dim} numbers"
-    cell = "mean cell, projected" if num_cells > 1 else "the cell, projected"
-    image = Box(8, 6, 27, 14, "image", cell, ("image",))
-    boxes = [
-        image,
-        Box(157, 40, 37, 14, "word scores", f"{vocab_size:,} logits", ("output",), _tied(config)),
-        Box(157, 23, 37, 14, "LSTM", state, ("lstm",)),
-        Box(157, 6, 37, 14, "words", embedded, ("embedding",)),
-    ]
-    lstms = [Box(x, 26.5, 19, 7, "LSTM", modules=("lstm",), count=False) for x in (12, 47, 74, 101, 128)]
-    words = ["<sos>", *(f"“{word}”" for word in EXAMPLE)]
-    arrows = [Arrow((*FROM_GRID, (5, 64), (5, 13), image.left)), Arrow((image.top, lstms[0].bottom))]
-    arrows += [Arrow((one.right, other.left)) for one, other in pairwise(lstms)]
-    arrows += [Arrow((lstms[-1].right, (152.6, 30)))]
-    for i, lstm in enumerate(lstms[1:]):
-        read = Box(lstm.x, 9.5, 19, 7, words[i], modules=("embedding",), count=False)
-        word = Box(lstm.x, 43.5, 19, 7, words[i + 1])
-        arrows += [Arrow((read.top, lstm.bottom)), Arrow((lstm.top, word.bottom))]
-        if i < 3:
-            turn = word.x + 23
-            arrows.append(Arrow((word.right, (turn, 47), (turn, 13), (word.x + 27, 13)), dashed=True))
-        boxes += [lstm, read, word]
-    boxes.append(lstms[0])
-    notes = [Note(97, 5, "each word is the input of the next step; in training, the caption’s own")]
-    return Diagram("an LSTM", 40, boxes, arrows, notes)
-
-
-def _tied(config: DecoderConfig) -> str:
-    return "tied" if config.tie_embeddings else ""
-
-
 # --- a decoder that does not describe itself ---
 
 _TOP, _HEIGHT, _GAP = 51, 11, 5.5  # of the boxes, and between them
@@ -175,7 +105,7 @@ def default_diagram(title: str, once_per_image: Sequence[str], once_per_word: Se
     width = (194 - (split + 6) + _GAP) / columns - _GAP
     *places, last = _places(len(right) + 1, split + 6, columns, width)
     step = [Box(*place, child, modules=right[child]) for place, child in zip(places, right, strict=True)]
-    step.append(Box(*last, _NEXT_WORD))
+    step.append(Box(*last, NEXT_WORD))
 
     arrows = [*_one_after_another(start), *_one_after_another(step)]
     first, last, between = step[0], step[-1], (split, step[0].left[1])

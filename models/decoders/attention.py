@@ -8,6 +8,7 @@ from torch import nn
 from config import DecoderConfig
 from models.attention import SoftAttention
 from models.decoder import Decoder, DecoderState, WordOutput, open_forget_gate, pack_inputs, unpack
+from models.diagram import EXAMPLE, FROM_GRID, NEXT_WORD, Arrow, Box, Diagram, Note
 from utils import UserError
 
 
@@ -114,3 +115,37 @@ class AttentionDecoder(Decoder):
 
     def critic_input(self, state: DecoderState) -> torch.Tensor:
         return state.sequence.hidden
+
+    def diagram(self, config: DecoderConfig, num_cells: int) -> Diagram:
+        """The cells on the left, and one step of attention, LSTM and output."""
+        tied = "tied" if config.tie_embeddings else ""
+        gates = ("from_word", "from_context", "from_hidden")
+        cells = Box(
+            7, 38, 37, 14, "cells", f"each projected to {config.hidden_dim}", ("cells", "attention.key")
+        )
+        init = Box(7, 20, 37, 14, "first state", "from the cells’ mean", ("init",))
+        weights = f"{num_cells} weights α, one per cell"
+        attention = Box(68, 38, 38, 14, "soft attention", weights, ("attention", "gate"))
+        lstm = Box(68, 20, 38, 14, "LSTM", f"a state of {config.hidden_dim}", gates)
+        previous = Box(68, 5, 38, 11, f"previous word: “{EXAMPLE[2]}”", modules=("embedding",))
+        deep = Box(121, 20, 28, 14, "deep output", "joins all three", ("deep",))
+        output = Box(160, 20, 34, 14, "word scores", f"{self.output.vocab_size:,} logits", ("output",), tied)
+        following = Box(160, 40.5, 34, 9, NEXT_WORD)
+        arrows = [
+            Arrow((*FROM_GRID, (25.5, 64), cells.top)),
+            Arrow((cells.right, attention.left), "cells, keys", (60, 47)),
+            Arrow((cells.bottom, init.top)),
+            Arrow((init.right, lstm.left), "at the start", (60, 29)),
+            Arrow(((80, 38), (80, 34)), "context", (74, 36.2)),
+            Arrow(((94, 34), (94, 38)), "state", (98.4, 36.2)),
+            Arrow((previous.top, lstm.bottom)),
+            Arrow((lstm.right, deep.left), "state", (113, 29)),
+            Arrow((attention.right, (135, 45), deep.top), "context × gate β", (120.5, 47)),
+            Arrow(((106, 12.5), (135, 12.5), deep.bottom), "word", (113, 14.5)),
+            Arrow((deep.right, output.left)),
+            Arrow((output.top, following.bottom)),
+            Arrow((following.right, (196.2, 45), (196.2, 8), (106, 8)), dashed=True),
+        ]
+        boxes = [cells, init, attention, lstm, previous, deep, output, following]
+        notes = [Note(165, 5.4, "in training, the caption’s own next word")]
+        return Diagram("an LSTM with soft attention", 51, boxes, arrows, notes)

@@ -1,5 +1,6 @@
 """The plain LSTM decoder: the image is the first word that it reads (Show and Tell: Vinyals et al., 2015)."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from config import DecoderConfig
 from models.decoder import Decoder, DecoderState, WordOutput, open_forget_gate, pack_inputs, unpack
+from models.diagram import EXAMPLE, FROM_GRID, Arrow, Box, Diagram, Note
 
 
 class NoImage(NamedTuple):
@@ -42,14 +44,14 @@ class LSTMDecoder(Decoder):
         return DecoderState.first(NoImage(), LSTMSequence(hidden.transpose(0, 1), cell.transpose(0, 1)))
 
     def step(self, tokens: torch.Tensor, state: DecoderState):
-        memory = layers_first(state.sequence)
+        memory = _layers_first(state.sequence)
         out, (hidden, cell) = self.lstm(self.embed(tokens).unsqueeze(1), memory)
         sequence = LSTMSequence(hidden.transpose(0, 1), cell.transpose(0, 1))
         return self.output(self.dropout(out[:, 0])), state.with_sequence(sequence), None
 
     def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
         inputs = pack_inputs(captions, self.embed)
-        memory = layers_first(x[image_index] for x in self.start(grid).sequence)
+        memory = _layers_first(x[image_index] for x in self.start(grid).sequence)
         out, _ = self.lstm(inputs, memory)
         return unpack(inputs, self.output(self.dropout(out.data)), captions.shape[1] - 1), None
 
@@ -60,7 +62,42 @@ class LSTMDecoder(Decoder):
     def critic_input(self, state: DecoderState) -> torch.Tensor:
         return state.sequence.hidden.flatten(1)
 
+    def diagram(self, config: DecoderConfig, num_cells: int) -> Diagram:
+        """The image and four steps side by side, and the parts on the right."""
+        vocab_size = self.output.vocab_size
+        tied = "tied" if config.tie_embeddings else ""
+        layers, size = config.layers, config.hidden_dim
+        state = f"{layers} layers of {size}" if layers > 1 else f"a state of {size}"
+        one_hot = config.embeddings == "one_hot"
+        embedded = (
+            f"one-hot: {vocab_size:,} numbers" if one_hot else f"embedded in {config.embed_dim} numbers"
+        )
+        cell = "mean cell, projected" if num_cells > 1 else "the cell, projected"
+        image = Box(8, 6, 27, 14, "image", cell, ("project_image",))
+        boxes = [
+            image,
+            Box(157, 40, 37, 14, "word scores", f"{vocab_size:,} logits", ("output",), tied),
+            Box(157, 23, 37, 14, "LSTM", state, ("lstm",)),
+            Box(157, 6, 37, 14, "words", embedded, ("embedding",)),
+        ]
+        lstms = [Box(x, 26.5, 19, 7, "LSTM", modules=("lstm",), count=False) for x in (12, 47, 74, 101, 128)]
+        words = ["<sos>", *(f"“{word}”" for word in EXAMPLE)]
+        arrows = [Arrow((*FROM_GRID, (5, 64), (5, 13), image.left)), Arrow((image.top, lstms[0].bottom))]
+        arrows += [Arrow((one.right, other.left)) for one, other in pairwise(lstms)]
+        arrows += [Arrow((lstms[-1].right, (152.6, 30)))]
+        for i, lstm in enumerate(lstms[1:]):
+            read = Box(lstm.x, 9.5, 19, 7, words[i], modules=("embedding",), count=False)
+            word = Box(lstm.x, 43.5, 19, 7, words[i + 1])
+            arrows += [Arrow((read.top, lstm.bottom)), Arrow((lstm.top, word.bottom))]
+            if i < 3:
+                turn = word.x + 23
+                arrows.append(Arrow((word.right, (turn, 47), (turn, 13), (word.x + 27, 13)), dashed=True))
+            boxes += [lstm, read, word]
+        boxes.append(lstms[0])
+        notes = [Note(97, 5, "each word is the input of the next step; in training, the caption’s own")]
+        return Diagram("an LSTM", 40, boxes, arrows, notes)
 
-def layers_first(sequence) -> tuple[torch.Tensor, ...]:
+
+def _layers_first(sequence) -> tuple[torch.Tensor, ...]:
     """(B, layers, H) -> (layers, B, H), as nn.LSTM takes its state."""
     return tuple(x.transpose(0, 1).contiguous() for x in sequence)
