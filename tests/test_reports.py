@@ -1,29 +1,23 @@
-"""What the captioned images, the attention sheet and the samples promise."""
+"""Captioned images, attention sheets and the samples of a run."""
 
 import math
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from reports.attention import attention_sheet, overlay
 from reports.captioned import captioned_image
 from reports.lettering import font, wrap
 from reports.samples import samples_sheet
-
-
-def image(width: int, height: int) -> Image.Image:
-    image = Image.new("RGB", (width, height), "#5a8f3c")
-    ImageDraw.Draw(image).ellipse((width // 4, height // 4, width // 2, height // 2), fill="#d0402a")
-    return image
-
+from tests.page_helpers import draw_image
 
 # --- the captioned image ---
 
 
 @pytest.mark.parametrize("size", [(384, 300), (500, 375), (640, 1900), (4000, 2600), (1600, 200)])
 def test_a_captioned_image_keeps_the_pixels_of_the_image(size):
-    original = image(*size)
+    original = draw_image(*size)
     captioned = captioned_image(original, "a red ball on the grass")
     assert captioned.width == size[0]
     assert captioned.crop((0, 0, *size)) == original
@@ -32,23 +26,23 @@ def test_a_captioned_image_keeps_the_pixels_of_the_image(size):
 
 
 def assert_ink_with_a_margin(paper: np.ndarray) -> None:
-    assert paper.min() < 60  # there is ink
-    assert (paper[:, [0, -1]] == 255).all()  # and none of it runs out at the sides
-    assert (paper[[0, -1]] == 255).all()  # nor above or below
+    assert paper.min() < 60  # some ink
+    assert (paper[:, [0, -1]] == 255).all()  # none at the sides
+    assert (paper[[0, -1]] == 255).all()  # none at the top and the bottom
 
 
 @pytest.mark.parametrize("size", [(384, 300), (500, 375), (640, 1900), (1600, 200)])
-def test_references_stand_beside_the_image_which_keeps_its_pixels(size):
-    original, said = image(*size), ["a ball", "something red and round lies on a lawn"] * 4
-    captioned = captioned_image(original, "a red ball on the grass", said)
+def test_references_are_beside_the_image_which_keeps_its_pixels(size):
+    original, references = draw_image(*size), ["a ball", "something red and round lies on a lawn"] * 4
+    captioned = captioned_image(original, "a red ball on the grass", references)
     assert captioned.width > size[0]
     assert captioned.crop((0, 0, *size)) == original
     assert_ink_with_a_margin(np.asarray(captioned.crop((size[0], 0, *captioned.size)).convert("L")))
 
 
 def test_a_small_image_is_enlarged_by_a_whole_factor_to_a_readable_width():
-    assert captioned_image(image(96, 60), "a red ball").width == 384
-    assert captioned_image(image(100, 60), "a red ball").width == 400
+    assert captioned_image(draw_image(96, 60), "a red ball").width == 384
+    assert captioned_image(draw_image(100, 60), "a red ball").width == 400
 
 
 def test_type_grows_with_the_image():
@@ -62,7 +56,7 @@ def test_type_grows_with_the_image():
 
 def test_a_rotated_photograph_is_shown_upright_and_transparency_on_white():
     sideways = Image.new("RGB", (600, 400))
-    sideways.getexif()[0x0112] = 6  # the camera was held upright
+    sideways.getexif()[0x0112] = 6  # turned by 90 degrees
     assert captioned_image(sideways, "a wall").width == 400
     clear = Image.new("RGBA", (400, 400), (0, 0, 0, 0))
     assert captioned_image(clear, "nothing").getpixel((200, 200)) == (255, 255, 255)
@@ -72,18 +66,18 @@ def test_a_rotated_photograph_is_shown_upright_and_transparency_on_white():
     "caption",
     ["a dog runs across the wide green field " * 5, "x" * 300, "Übergröße — девочка у моря", "", "  "],
 )
-def test_lines_fit_the_width_and_lose_no_letter(caption):
-    type_ = font(20, caption)
-    lines = wrap(caption, type_, 300)
-    assert all(type_.getlength(line) <= 300 for line in lines)
+def test_lines_fit_the_width_and_have_all_letters(caption):
+    typeface = font(20, caption)
+    lines = wrap(caption, typeface, 300)
+    assert all(typeface.getlength(line) <= 300 for line in lines)
     assert "".join(lines).replace(" ", "") == caption.replace(" ", "")
 
 
 def test_letters_of_many_scripts_are_drawn_rather_than_boxes():
-    type_ = font(40)
-    box = type_.getmask("\U000fffff").getbbox(), bytes(type_.getmask("\U000fffff"))
+    typeface = font(40)
+    box = typeface.getmask("\U000fffff").getbbox(), bytes(typeface.getmask("\U000fffff"))
     for letter in "éßñøłžЖяΩ":
-        mask = type_.getmask(letter)
+        mask = typeface.getmask(letter)
         assert (mask.getbbox(), bytes(mask)) != box, letter
     assert "LastResort" not in font(40, "一只狗 🐕").path
 
@@ -97,11 +91,11 @@ def test_letters_of_many_scripts_are_drawn_rather_than_boxes():
 def test_an_overlay_is_brightest_where_the_attention_is_highest(size, grid):
     light = np.full(grid, 0.05)
     light[1, -1] = 1
-    shown = np.asarray(overlay(Image.new("RGB", size, "#808080"), light).convert("L"), dtype=int)
-    assert shown.shape == size[::-1]
-    y, x = np.unravel_index(shown.argmax(), shown.shape)
+    drawn = np.asarray(overlay(Image.new("RGB", size, "#808080"), light).convert("L"), dtype=int)
+    assert drawn.shape == size[::-1]
+    y, x = np.unravel_index(drawn.argmax(), drawn.shape)
     assert (y * grid[0] // size[1], x * grid[1] // size[0]) == (1, grid[1] - 1)
-    assert shown[-1, 0] < shown.max() / 2
+    assert drawn[-1, 0] < drawn.max() / 2
 
 
 def test_all_words_share_one_scale():
@@ -118,29 +112,29 @@ def test_all_words_share_one_scale():
 def test_a_sheet_wraps_long_captions_into_rows_no_wider_than_a_slide(count):
     alphas = np.full((count, 7, 7), 1 / 49)
     sheet = attention_sheet(
-        image(300, 200), ["pneumonoultramicroscopicsilicovolcanoconiosis"] * count, alphas
+        draw_image(300, 200), ["pneumonoultramicroscopicsilicovolcanoconiosis"] * count, alphas
     )
     assert sheet.width <= 1500
     assert sheet.height >= 170 * math.ceil((count + 1) / 5)
 
 
-def test_words_and_maps_must_pair_up():
+def test_a_sheet_needs_one_map_per_word():
     with pytest.raises(ValueError, match="2 words"):
-        attention_sheet(image(10, 10), ["a", "dog"], np.ones((3, 7, 7)))
+        attention_sheet(draw_image(10, 10), ["a", "dog"], np.ones((3, 7, 7)))
 
 
 # --- the samples of a run ---
 
 
-def test_of_many_epochs_the_first_and_the_last_and_early_ones_are_shown():
+def test_of_many_epochs_only_some_are_on_the_sheet():
     rows = [(f"epoch {i}", "", [f"{i}"]) for i in range(1, 101)]
-    few = samples_sheet([image(90, 60)], rows[:2], ["people"])
-    many = samples_sheet([image(90, 60)], rows, ["people"])
-    assert few.height < many.height <= samples_sheet([image(90, 60)], rows[:8], ["people"]).height
+    few = samples_sheet([draw_image(90, 60)], rows[:2], ["reference"])
+    many = samples_sheet([draw_image(90, 60)], rows, ["reference"])
+    assert few.height < many.height <= samples_sheet([draw_image(90, 60)], rows[:8], ["reference"]).height
 
 
 def test_samples_wrap_long_captions_and_take_images_of_any_shape():
-    images = [image(90, 60), image(30, 400), image(800, 20)]
+    images = [draw_image(90, 60), draw_image(30, 400), draw_image(800, 20)]
     short = samples_sheet(images, [("epoch 1", "CIDEr 0.10", ["", "a", "a"])], ["a", "b", "c"])
     long = samples_sheet(images, [("epoch 1", "CIDEr 0.10", ["", "a", "a dog " * 30])], ["a", "b", "c"])
     assert long.size > short.size

@@ -1,0 +1,55 @@
+"""What the tests of reports share: an image, results of captioning, and a page of them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from reports.page import PageEntry, write_page
+
+NASTY = "<img src=x onerror=alert(1)>.jpg"
+EVIL = '"><script>alert(2)</script>'
+
+
+def draw_image(width: int, height: int) -> Image.Image:
+    """A red ball on green."""
+    image = Image.new("RGB", (width, height), "#5a8f3c")
+    ImageDraw.Draw(image).ellipse((width // 4, height // 4, width // 2, height // 2), fill="#d0402a")
+    return image
+
+
+def attend_to(row: int, column: int, weight: float, grid: tuple[int, int] = (5, 7)) -> np.ndarray:
+    """Attention with `weight` on one cell, the rest spread evenly over the others."""
+    alpha = np.full(grid, (1 - weight) / (grid[0] * grid[1] - 1))
+    alpha[row, column] = weight
+    return alpha
+
+
+def result(caption: str, log_prob: float, words=(), others=(), attention=None) -> SimpleNamespace:
+    """What the page reads of a captioning result."""
+    words = [SimpleNamespace(text=text, probability=probability) for text, probability in words]
+    others = [SimpleNamespace(caption=text, log_prob=value) for text, value in others]
+    return SimpleNamespace(
+        caption=caption, log_prob=log_prob, words=words, others=others, attention=attention
+    )
+
+
+def make_page(folder: Path) -> Path:
+    """Three images, one of them with attention and scores, one with hostile text in every place."""
+    file = folder / 'a b%20#"ü.jpg'
+    draw_image(900, 600).save(file)
+    sheet = folder / "attention sheets" / "100% #1 'ü'.png"
+    sheet.parent.mkdir()
+    draw_image(50, 50).save(sheet)
+    attention = np.stack([attend_to(0, 0, 0.3), attend_to(4, 6, 0.6)])
+    ball = result("red ball", -3.25, [("red", 0.5), ("ball", 0.9)], [("a ball", -4.5)], attention)
+    evil = result(EVIL, -1.5, [(EVIL, 1.0)], [(EVIL, -2)], attention[:1])
+    entries = [
+        PageEntry(file.name, file, ball, ["a ball of red"], {"CIDEr": 0.5}),
+        PageEntry(NASTY, draw_image(30, 90), evil, [EVIL], {"CIDEr": 0.25}, {EVIL: sheet}),
+        PageEntry("10.jpg", draw_image(40, 40), result("девочка & собака", -2.0), ["a girl & a dog"]),
+    ]
+    path = folder / "captions_result.html"
+    write_page(path, iter(entries), title="Captions <of> a run")
+    return path
