@@ -48,7 +48,7 @@ class Caption:
     """The caption of one image. Log-probabilities are natural logarithms, summed over the words and <eos>."""
 
     source: ImageSource  # as it was passed
-    image: Image.Image  # upright, RGB
+    image: Image.Image | None  # upright, RGB
     caption: str
     log_prob: float
     words: list[Word]

@@ -16,7 +16,7 @@ from utils import UserError, run_script
 
 
 def main() -> int:
-    config, checkpoint = configure(parse_arguments())
+    config, checkpoint = _configure(_parse_arguments())
     check(config)
     table = find_data(config)
     seed_everything(config.run.seed, config.run.deterministic)
@@ -30,7 +30,7 @@ def main() -> int:
         return run.train()
 
 
-def parse_arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = config_parser(
         "Train a captioner.", ("run", "data", "encoder", "features", "decoder", "train", "rl", "search")
     )
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def configure(args: argparse.Namespace) -> tuple[Config, dict | None]:
+def _configure(args: argparse.Namespace) -> tuple[Config, dict | None]:
     """The configuration of the run, and the checkpoint that it starts from, if any."""
     if args.resume:
         return resumed(Path(args.resume), args.overrides)

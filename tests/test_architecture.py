@@ -9,11 +9,11 @@ from PIL import Image
 from torch import nn
 
 from data.sample import describe
-from models.diagram import EXAMPLE, Arrow, Box, Diagram, attention_diagram, default_diagram, lstm_diagram
+from models.diagram import EXAMPLE, Arrow, Box, Diagram, default_diagram
 from models.model import build_model
 from models.summary import Summary, summarise, total
 from reports.architecture import SCENE, draw_architecture, short
-from tests.conftest import tiny
+from tests.helpers import tiny
 from utils import UserError
 
 VOCAB_SIZE = 50
@@ -27,9 +27,9 @@ DECODERS = {
 
 def summary_and_diagram(folder, decoder: str) -> tuple[Summary, Diagram]:
     config = tiny(folder, decoder=DECODERS[decoder])
-    summary = summarise(build_model(config, VOCAB_SIZE), 32)
-    layout = lstm_diagram if config.decoder.kind == "lstm" else attention_diagram
-    return summary, layout(config.decoder, VOCAB_SIZE, summary.grid[0])
+    model = build_model(config, VOCAB_SIZE)
+    summary = summarise(model, 32)
+    return summary, model.decoder.diagram(config.decoder, summary.grid[0])
 
 
 def module_names(rows) -> list[str]:
