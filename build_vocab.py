@@ -6,7 +6,7 @@ the file as long as the training captions and data.min_freq stay the same.
 
 from pathlib import Path
 
-from config import config_parser, load_config
+from config_reading import config_parser, load_config
 from data.captions import SPLITS, read_table
 from data.sample import draw_if_asked
 from data.vocab import SPECIAL, Vocabulary, count_words, vocabulary_path

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from compute import Compute
-from config import Config, make_config
+from config import Config
+from config_reading import make_config
 from data.transforms import ImageTransform, read_image, upright_rgb
 from data.vocab import Vocabulary
 from files import load_checkpoint, newest_checkpoint

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from captioning import Captioner
-from config import DEFAULT_CONFIG, Config, argument_parser, load_config
+from config import Config
+from config_reading import DEFAULT_CONFIG, argument_parser, load_config
 from data.captions import SPLITS, read_table, references
 from data.vocab import SPECIAL
 from files import newest_checkpoint, replacing

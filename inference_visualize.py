@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from captioning import Caption, Captioner, ImageError
-from config import Config, argument_parser
+from config import Config
+from config_reading import argument_parser
 from data.captions import read_captions
 from files import replacing
 from metrics.predictions import match_names

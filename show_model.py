@@ -10,7 +10,8 @@ It needs neither weights nor data. Without a vocabulary file it assumes a size o
 import argparse
 from pathlib import Path
 
-from config import Config, config_parser, load_config
+from config import Config
+from config_reading import config_parser, load_config
 from data.transforms import transform_for
 from data.vocab import Vocabulary
 from models.decoder import Decoder

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from compute import Compute, seed_everything
-from config import Config, config_parser, load_config
+from config import Config
+from config_reading import config_parser, load_config
 from data.captions import read_table, references
 from data.sample import draw_if_asked
 from training.datasets import make_datasets

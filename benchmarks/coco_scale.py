@@ -32,7 +32,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compute import Compute
-from config import Config, make_config
+from config import Config
+from config_reading import make_config
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, make_loader, training_batches
 from data.features import Entry, View, fingerprint, read_index, write_index

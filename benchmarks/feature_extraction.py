@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compute import Compute
-from config import EncoderConfig, make_config
+from config import EncoderConfig
+from config_reading import make_config
 from data.features import FeatureStore
 from data.transforms import read_image, transform_for
 from models.encoder import EncoderCNN

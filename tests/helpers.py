@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from compute import Compute
-from config import Config, DecoderConfig, make_config
+from config import Config, DecoderConfig
+from config_reading import make_config
 from models.decoder import Decoder
 from models.decoders import DECODERS
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from config import Config, all_keys, keys_help, load_config, make_config
+from config import Config
+from config_reading import all_keys, keys_help, load_config, make_config
 from utils import UserError
 
 CONFIGS = [Path("config.yaml"), *sorted(Path("configs").glob("*.yaml"))]

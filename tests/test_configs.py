@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from config import load_config
+from config_reading import load_config
 from data.dataset import collate, training_batches
 from tests.helpers import CPU, write_dataset
 from train import find_data

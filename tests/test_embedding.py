@@ -5,7 +5,7 @@ import pytest
 import torch
 from training.cross_entropy import CrossEntropy
 
-from config import make_config
+from config_reading import make_config
 from data.dataset import Batch
 from files import save_checkpoint
 from models.decoder import AttentionDecoder, LSTMDecoder

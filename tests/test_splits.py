@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import make_config
+from config_reading import make_config
 from data.captions import read_captions, read_table
 from data.splits import half_of, is_flickr8k, split_of
 from tests.helpers import write_csv, write_karpathy, write_lists, write_token

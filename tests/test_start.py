@@ -8,7 +8,7 @@ import torch
 from torchvision.models import resnet18
 
 from captioning import Captioner
-from config import make_config
+from config_reading import make_config
 from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
 from files import save_checkpoint

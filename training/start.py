@@ -6,7 +6,8 @@ import pandas as pd
 
 from captioning import Captioner
 from compute import Compute
-from config import Config, make_config
+from config import Config
+from config_reading import make_config
 from data.transforms import transform_for
 from data.vocab import find_vocabulary
 from files import load_checkpoint
