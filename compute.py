@@ -117,7 +117,7 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):  # torch raises AssertionError when it was built without the device
         raise UserError(f"run.device={name}: this machine has no such device; use auto or cpu") from None
     if device.type == "cpu":
-        keep_freed_memory()
+        _keep_freed_memory()
     return device
 
 
@@ -138,7 +138,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Let the C library keep the memory that tensors free, for the next tensors (glibc only).
 
     By default it returns each large block to the system and requests the next one anew, which the system

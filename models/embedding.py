@@ -12,15 +12,15 @@ from utils import UserError
 
 
 class WordEmbedding(nn.Embedding):
-    """Embeddings of unit variance, kept as small weights that can also score words.
+    """Embeddings of unit variance, stored as small weights that can also score words.
 
-    Tied weights have two tasks: as output they have to be small, so that the loss starts near log V; as input
-    they have to be as large as the state they meet. So the input is scaled by sqrt(dim) (Vaswani et al.,
-    2017, section 3.4); without it the LSTM hardly hears the words in the first epochs.
+    Tied weights have two tasks. As output weights they must be small, so that the loss starts near log V. As
+    input they must be as large as the LSTM's state. So the input is scaled by sqrt(dim) (Vaswani et al.,
+    2017, section 3.4); without it the words hardly change the state in the first epochs.
     """
 
-    def __init__(self, words: int, dim: int):
-        super().__init__(words, dim)
+    def __init__(self, vocab_size: int, dim: int):
+        super().__init__(vocab_size, dim)
         nn.init.normal_(self.weight, std=dim**-0.5)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -28,17 +28,17 @@ class WordEmbedding(nn.Embedding):
 
     @torch.no_grad()
     def start_from(self, path: Path, words: Sequence[str]) -> int:
-        """Start the words that a GloVe or word2vec file has from their vectors there, the others at random.
+        """Start the words that are in a GloVe or word2vec file from their vectors; the others stay random.
 
-        All vectors are multiplied by one factor that gives them the size of the weights here (a root mean
-        square of 1 / sqrt(dim)): how they lie to each other stays as it was.
+        One factor scales all vectors to the size of the weights here, a root mean square of 1 / sqrt(dim), so
+        the angles between them and the ratios of their lengths do not change.
 
         Args:
             path: a text file, see `read_vectors`.
             words: the word of each row.
 
         Returns:
-            How many of the words the file has.
+            How many of the words are in the file.
 
         Raises:
             UserError: as `read_vectors` does; none of the words is in the file.
@@ -55,12 +55,12 @@ class WordEmbedding(nn.Embedding):
 class OneHotWords(nn.Module):
     """Each word as a vector of zeros with one entry, at its index.
 
-    The entry is sqrt(V) rather than 1, which is unit variance again: the LSTM hears it from the first step.
+    The entry is sqrt(V) rather than 1, which gives unit variance, as in WordEmbedding.
     """
 
-    def __init__(self, words: int):
+    def __init__(self, vocab_size: int):
         super().__init__()
-        self.num_embeddings = self.embedding_dim = words
+        self.num_embeddings = self.embedding_dim = vocab_size
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(...) -> (..., V) float32."""
@@ -69,27 +69,28 @@ class OneHotWords(nn.Module):
 
 
 def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.ndarray]:
-    """The vectors of `words` in a text file of GloVe or word2vec, as far as it has them.
+    """The vectors of those `words` that are in a text file of GloVe or word2vec.
 
-    A line is a word and its numbers. word2vec's first line says how many words and numbers there are, GloVe
-    has no such line. Other words' lines are passed over unparsed: a file of many gigabytes takes the time of
-    reading it and the memory of the vectors that are returned.
+    A line is a word and its numbers. The first line of word2vec is a header, the number of words and of
+    numbers; GloVe has none. Lines of other words are not parsed, so a file of many gigabytes takes the time
+    of reading it and the memory of the vectors that are returned.
 
     Args:
-        words: words without spaces in them.
-        dim: how many numbers a vector has to have.
+        words: words without spaces.
+        dim: how many numbers each vector must have.
 
     Returns:
-        word -> (dim,) float32; of a word that occurs twice the first vector.
+        word -> (dim,) float32; if a word occurs twice, its first vector.
 
     Raises:
-        UserError: no such file, no text file of vectors, vectors of another size, a broken line.
+        UserError: the file is missing or is not a text file of vectors, the vectors have another size, or a
+            line is broken.
     """
     wanted = {word.encode(): word for word in words}
     vectors = {}
     try:
         with open(path, "rb") as file:
-            has_header, found_dim = look_at(path, file)
+            has_header, found_dim = _header_and_dim(path, file)
             if found_dim != dim:
                 raise UserError(
                     f"decoder.embed_dim={dim}: the vectors of {path} have {found_dim} numbers; "
@@ -104,7 +105,7 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
                 token, *numbers = line.rstrip().rsplit(b" ", dim)
                 if token != word.encode() and len(numbers) == dim:
                     continue
-                vectors[word] = parse(path, number, numbers, dim)
+                vectors[word] = _parse(path, number, numbers, dim)
     except OSError as error:
         raise UserError(
             f"decoder.embeddings={path}: {error.strerror or error}; it is learned, one_hot, or the path of a "
@@ -113,14 +114,14 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
     return vectors
 
 
-def look_at(path: Path, file) -> tuple[bool, int]:
+def _header_and_dim(path: Path, file) -> tuple[bool, int]:
     """Whether the first line is a header, and how many numbers a vector has."""
-    # A word may have spaces, so the shortest of some lines says how many numbers there are.
+    # A word may have spaces, so the shortest of the first lines tells how many numbers there are.
     lines = [line.split() for line in islice(file, 100)]
     if lines and len(lines[0]) == 2 and all(part.isdigit() for part in lines[0]):
         return True, int(lines[0][1])
     dim = min(map(len, lines), default=0) - 1
-    if dim < 1 or not all(map(is_number, lines[0][-dim:])):
+    if dim < 1 or not all(map(_is_number, lines[0][-dim:])):
         raise UserError(
             f"decoder.embeddings={path} is not a text file of vectors (a word and its numbers on each line); "
             "unpack a .zip or .gz, save a .bin as text"
@@ -128,7 +129,7 @@ def look_at(path: Path, file) -> tuple[bool, int]:
     return False, dim
 
 
-def is_number(text: bytes) -> bool:
+def _is_number(text: bytes) -> bool:
     try:
         float(text)
     except ValueError:
@@ -136,12 +137,10 @@ def is_number(text: bytes) -> bool:
     return True
 
 
-def parse(path: Path, number: int, numbers: list[bytes], dim: int) -> np.ndarray:
-    """(dim,) float32; raises UserError for a line that is cut short or has other things than numbers."""
-    if len(numbers) == dim and all(map(is_number, numbers)):
+def _parse(path: Path, number: int, numbers: list[bytes], dim: int) -> np.ndarray:
+    """(dim,) float32; raises UserError for a line that is cut short or has something other than numbers."""
+    if len(numbers) == dim and all(map(_is_number, numbers)):
         vector = np.array([float(text) for text in numbers], np.float32)
         if np.isfinite(vector).all():
             return vector
-    raise UserError(
-        f"decoder.embeddings={path}, line {number}: not {dim} numbers; is the file complete? fetch it again"
-    )
+    raise UserError(f"decoder.embeddings={path}, line {number}: not {dim} numbers; is the file complete?")

@@ -32,8 +32,8 @@ class Captions(NamedTuple):
 def search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
     """Caption the images behind `grid` (N, L, C) by beam search, or by sampling if there is a temperature."""
     if options.temperature > 0:
-        return sample(decoder, grid, options)
-    return beam_search(decoder, grid, options)
+        return _sample(decoder, grid, options)
+    return _beam_search(decoder, grid, options)
 
 
 def next_log_probs(
@@ -49,7 +49,7 @@ def next_log_probs(
     return log_probs, state, alphas
 
 
-def beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
+def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
     """The K best captions of each image that a beam of K finds.
 
     A finished caption keeps its place in the beam and competes by its score until all K of an image are
@@ -91,10 +91,10 @@ def beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) ->
 
     scores = total / length.clamp(min=1) ** options.length_penalty
     order = scores.argsort(dim=1, descending=True, stable=True)
-    return trace_back(history, order, scores.gather(1, order), n, k)
+    return _trace_back(history, order, scores.gather(1, order), n, k)
 
 
-def trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int) -> Captions:
+def _trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int) -> Captions:
     """Follow the parents from the last step to the first, for the wanted beams (N, K)."""
     steps, attention = [], []
     for parent, token, log_prob, alphas in reversed(history):
@@ -112,7 +112,7 @@ def trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int
     )
 
 
-def sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
+def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
     """One caption per image, each word drawn from the model's distribution.
 
     `temperature` sharpens (below 1) or flattens it, `top_k` and `top_p` (nucleus sampling: Holtzman et al.,

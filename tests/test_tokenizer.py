@@ -228,7 +228,7 @@ def test_tokens_of_any_text_are_lower_case_and_free_of_spaces(text):
         assert token.split() == [token]
 
 
-_CHUNKS = st.sampled_from(
+CHUNKS = st.sampled_from(
     [
         "dog",
         "Dogs'",
@@ -249,11 +249,11 @@ _CHUNKS = st.sampled_from(
         "Mr.",
     ]
 )
-_MARKS = st.sampled_from([" ", ", ", " . ", "! ", ' "', '" ', "; ", " -- ", " & "])
+MARKS = st.sampled_from([" ", ", ", " . ", "! ", ' "', '" ', "; ", " -- ", " & "])
 
 
 @settings(deadline=None, derandomize=True)  # the same on every machine
-@given(st.lists(st.tuples(_CHUNKS | st.from_regex(r"[a-z]{2,9}", fullmatch=True), _MARKS), max_size=12))
+@given(st.lists(st.tuples(CHUNKS | st.from_regex(r"[a-z]{2,9}", fullmatch=True), MARKS), max_size=12))
 def test_tokens_joined_by_spaces_are_the_same_tokens_again(pieces):
     """True of captions in general; not of single letters with a full stop."""
     tokens = tokenize("".join(word + mark for word, mark in pieces))

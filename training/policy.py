@@ -48,7 +48,7 @@ class PolicyObjective(Objective):
 
     def __init__(self, model: CaptionModel, config: Config, compute: Compute, train_set: Flickr8kDataset):
         super().__init__(model, config, compute, train_set)
-        captions, images = all_captions(train_set)
+        captions, images = _all_captions(train_set)
         vocab_size = model.decoder.embedding.num_embeddings
         self.rewards = Rewards(captions, images, vocab_size, config.rl.cider, config.rl.bleu)
 
@@ -97,7 +97,7 @@ class PolicyObjective(Objective):
         return torch.from_numpy(rewards).to(captions.device, torch.float32)
 
 
-def all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:
+def _all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:
     """Every caption of a split without <sos>, padded (R, T), and the image that each describes (R,)."""
     lengths = np.diff(dataset.caption_start) - 1
     captions = np.zeros((len(lengths), lengths.max()), np.int64)

@@ -12,7 +12,7 @@ from models.decoder import Decoder
 from models.search import next_log_probs
 from utils import EOS, PAD, SOS, UNK
 
-IMPOSSIBLE = -1e4  # a logit of probability 0; with -inf the entropy would have the term 0 log 0, which is NaN
+_IMPOSSIBLE = -1e4  # a logit of probability 0; -inf would make 0 log 0, a term of the entropy, NaN
 
 
 class Rollout(NamedTuple):
@@ -73,7 +73,7 @@ def log_probabilities(
     tokens = captions[:, 1:]
     is_token = tokens != PAD
     logits = logits[is_token].float() / temperature
-    logits[:, [PAD, SOS, UNK]] = IMPOSSIBLE  # as in `rollout`
+    logits[:, [PAD, SOS, UNK]] = _IMPOSSIBLE  # as in `rollout`
     log_probs = logits.log_softmax(dim=1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=1)
     return log_probs.gather(1, tokens[is_token].unsqueeze(1)).squeeze(1), entropy

@@ -1,4 +1,4 @@
-"""samples.png: the same handful of validation images after each epoch, with their captions so far."""
+"""samples.png: captions of the same few validation images after each epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,33 +10,36 @@ from files import replacing
 from reports.samples import samples_sheet
 from utils import UserError
 
-IMAGES = 6  # as many as fit beside each other on a slide
+_NUM_IMAGES = 6  # as many as fit side by side on a slide
 
 
 class Samples:
-    """`history` has a row per epoch; it goes into the checkpoint, so that a resumed run goes on with it."""
+    """`history` has a row per epoch. It is saved in the checkpoint, so that a resumed run continues it."""
 
-    def __init__(self, images: Path, references: Mapping[str, Sequence[str]]):
-        """`references`: the captions of the validation images; the samples are spread evenly over them."""
+    def __init__(self, image_folder: Path, references: Mapping[str, Sequence[str]]):
+        """`references`: the captions of the validation images, from which the samples are taken evenly."""
         names = list(references)
-        count = min(IMAGES, len(names))
-        self.images, self.names = images, [names[i * len(names) // count] for i in range(count)]
-        self.people = [references[name][0] for name in self.names]
+        count = min(_NUM_IMAGES, len(names))
+        self.image_folder = image_folder
+        self.names = [names[i * len(names) // count] for i in range(count)]
+        self.references = [references[name][0] for name in self.names]
         self.history: list[dict] = []
 
     def add(self, epoch: int, cider: float, captions: Mapping[str, str]) -> None:
-        """What the model says of the validation images after `epoch`, and the CIDEr of all of them."""
-        said = {name: captions[name] for name in self.names}
-        self.history.append({"epoch": epoch, "CIDEr": cider, "captions": said})
+        """The captions of all validation images after `epoch`, and their CIDEr."""
+        sampled = {name: captions[name] for name in self.names}
+        self.history.append({"epoch": epoch, "CIDEr": cider, "captions": sampled})
 
     def draw(self, path: Path) -> Image.Image:
-        """Write the sheet, as PNG; returns it. Raises UserError where that cannot be done."""
+        """Write the sheet as PNG, and return it. Raises UserError if an image or the file fails."""
         rows = [
             (f"epoch {row['epoch']}", f"CIDEr {row['CIDEr']:.2f}", [*map(row["captions"].get, self.names)])
             for row in self.history
         ]
         try:
-            sheet = samples_sheet([read_image(self.images / name) for name in self.names], rows, self.people)
+            sheet = samples_sheet(
+                [read_image(self.image_folder / name) for name in self.names], rows, self.references
+            )
             with replacing(path) as temporary:
                 sheet.save(temporary, format="png")
         except OSError as error:

@@ -20,7 +20,7 @@ class Schedule:
             return (step + 1) / self.warmup
         if self.kind == "cosine":
             progress = min(1.0, (step - self.warmup) / (self.total - self.warmup))
-            # To 1 % rather than 0: the last steps should still learn something.
+            # It ends at 1 % rather than 0, so that the last steps still learn something.
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
         return self.decay
 

@@ -19,7 +19,7 @@ from training.tensorboard import require_tensorboard
 from utils import UserError, look_up
 
 # Keys of the model that may differ from train.init_from's: they change how it is trained, not what it is.
-CHANGEABLE = ("encoder.fine_tune", "decoder.dropout", "decoder.word_dropout", "decoder.freeze_embeddings")
+_CHANGEABLE = ("encoder.fine_tune", "decoder.dropout", "decoder.word_dropout", "decoder.freeze_embeddings")
 
 
 def check(config: Config) -> None:
@@ -52,7 +52,7 @@ def with_model_of(config: Config, path: Path) -> tuple[Config, dict]:
         theirs = source.as_dict()[section]
         for name in getattr(config, section).model_fields_set:
             key, value = f"{section}.{name}", values[section][name]
-            if value != theirs[name] and key not in CHANGEABLE:
+            if value != theirs[name] and key not in _CHANGEABLE:
                 raise UserError(
                     f"{key}={value} contradicts train.init_from={path}, which has {theirs[name]}; remove "
                     f"{key}: the model comes from there"

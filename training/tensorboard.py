@@ -1,4 +1,4 @@
-"""The log once more, for TensorBoard: `tensorboard --logdir runs` (run.tensorboard=true)."""
+"""The same log for TensorBoard: `tensorboard --logdir runs` (run.tensorboard=true)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from utils import UserError
 
 
 def require_tensorboard() -> type:
-    """The class that writes TensorBoard's files; raises UserError where its package is not installed."""
+    """The class that writes TensorBoard's files; raises UserError if its package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -23,7 +23,7 @@ class Board:
     """Writes the rows of the log into TensorBoard's files in the run folder."""
 
     def __init__(self, folder: Path, steps: int):
-        """`steps`: how many the run has done; what an earlier process logged beyond them is discarded."""
+        """`steps`: steps done by the run. What an earlier process logged after them is discarded."""
         self.writer = require_tensorboard()(str(folder), purge_step=steps + 1)
 
     def add(self, row: dict) -> None:
