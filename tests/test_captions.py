@@ -48,7 +48,7 @@ def test_any_caption_survives_a_csv(tmp_path_factory, captions):
 
 
 def test_columns_may_come_in_any_order_among_others(tmp_path):
-    table = read(tmp_path, "number, Split, Caption, Image\n1, val, a dog, a.jpg\n")
+    table = read(tmp_path, "number, Split , Caption, Image\n1, val , a dog, a.jpg\n")
     assert table.to_dict("records") == [{"image": "a.jpg", "caption": "a dog", "split": "val"}]
 
 
