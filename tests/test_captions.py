@@ -151,6 +151,15 @@ def test_several_files_are_one_table(tmp_path, images):
     assert table["image"].tolist() == ["b.jpg", "a.jpg"]
 
 
+def test_ids_that_two_images_share_are_not_kept(tmp_path):
+    paths = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        paths += write_karpathy(tmp_path / name, [(f"{name}.jpg", "a dog", "train")])
+    assert "image_id" in read_captions(paths[0], tmp_path, splits_with_images=())
+    assert "image_id" not in read_captions(paths, tmp_path, splits_with_images=())
+
+
 def test_an_image_may_lie_in_a_folder_of_its_own(tmp_path, images):
     (images / "dogs").mkdir()
     (images / "dogs" / "größe 1.jpg").touch()
