@@ -47,7 +47,7 @@ def open_captions(paths: Sequence[Path], lists: Path | None = None) -> list[Sour
             Reading the rows raises it where a file is incomplete.
     """
     # COCO does not publish the captions of its test images, so its val file serves as val and test.
-    # A file that comes alone is split by hash, as any file without splits.
+    # A file that comes alone gets its splits as any file without splits does.
     paired = all(any(split in path.stem for path in paths) for split in ("train", "val"))
     sources = []
     for path in paths:

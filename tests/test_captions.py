@@ -48,7 +48,7 @@ def test_any_caption_survives_a_csv(tmp_path_factory, captions):
 
 
 def test_columns_may_come_in_any_order_among_others(tmp_path):
-    table = read(tmp_path, "number, Split, Caption, Image\n1, val, a dog, a.jpg\n")
+    table = read(tmp_path, "number, Split , Caption, Image\n1, val , a dog, a.jpg\n")
     assert table.to_dict("records") == [{"image": "a.jpg", "caption": "a dog", "split": "val"}]
 
 
@@ -149,6 +149,15 @@ def test_several_files_are_one_table(tmp_path, images):
         (tmp_path / f"{name}.csv").write_text(f"image,caption,split\n{name}.jpg,a dog,train\n")
     table = read_captions([tmp_path / "b.csv", tmp_path / "a.csv"], images)
     assert table["image"].tolist() == ["b.jpg", "a.jpg"]
+
+
+def test_ids_that_two_images_share_are_not_kept(tmp_path):
+    paths = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        paths += write_karpathy(tmp_path / name, [(f"{name}.jpg", "a dog", "train")])
+    assert "image_id" in read_captions(paths[0], tmp_path, splits_with_images=())
+    assert "image_id" not in read_captions(paths, tmp_path, splits_with_images=())
 
 
 def test_an_image_may_lie_in_a_folder_of_its_own(tmp_path, images):

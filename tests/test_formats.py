@@ -185,6 +185,20 @@ def test_json_lines_that_cannot_be_used_are_named_by_their_number(tmp_path, imag
     assert "line 5 is not JSON" in printed
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"file_name": null, "text": "a dog"}', "a row without an image"),
+        ('{"file_name": "image_000.jpg", "text": null}', "'image_000.jpg' has no caption"),
+        ('{"file_name": "image_000.jpg", "text": []}', "'image_000.jpg' has no caption"),
+    ],
+)
+def test_an_empty_field_of_json_lines_is_named(tmp_path, images, capsys, line, problem):
+    (tmp_path / "metadata.jsonl").write_text(f'{{"file_name": "image_000.jpg", "text": "a dog"}}\n{line}\n')
+    read_captions(tmp_path / "metadata.jsonl", images, max_bad_rows=1)
+    assert problem in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("write", "first"), [(write_karpathy, 0), (write_coco, 1000)])
 def test_images_keep_the_ids_of_the_source(tmp_path, images, write, first):
     table = read_captions(write(tmp_path, example()), images)
