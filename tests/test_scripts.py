@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from data.formats import half_of
+from data.splits import half_of
 from tests.helpers import tiny, write_coco, write_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -241,7 +241,8 @@ def test_references_of_a_captions_file_are_shown_and_scored(trained):
         trained, "inference_visualize", "data/images/20.png", "images/a <b> 0.png", "--output", "scored",
         "--captions", "data/captions.csv",
     )  # fmt: skip
-    assert "scored" in text
+    assert "scores of the 1 captions with references" in text
+    assert "CIDEr" in text
     known, unknown = json.loads((trained / "scored" / "captions.json").read_text())
     assert known["references"] == ["A red half on the right.", "On the right, there is red!"]
     assert set(known["scores"]) == {"CIDEr", "BLEU-4", "ROUGE-L"}
@@ -304,8 +305,11 @@ def test_the_vocabulary_is_built_and_then_used_by_training(tmp_path):
     assert "cover" in text
     words = json.loads((tmp_path / "data" / "vocab.json").read_text())["words"]
     assert "the" in words
-    run(tmp_path, "train", "--config", config)
+    run(tmp_path, "train", "--config", config, "data.min_freq=6")
     assert json.loads((tmp_path / "runs/tiny/vocab.json").read_text())["words"] == words
+    text = run(tmp_path, "train", "--config", config, "run.name=other")
+    assert "data.min_freq=6 instead of 1" in text
+    assert len(json.loads((tmp_path / "runs/other/vocab.json").read_text())["words"]) > len(words)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -452,7 +456,7 @@ def test_weights_of_another_model_do_not_start_a_run(trained):
         trained, "train", "--config", "tiny.yaml", "run.name=third", "decoder.hidden_dim=8",
         "train.init_from=runs/tiny/best.pth", status=2,
     )  # fmt: skip
-    assert "train.init_from=runs/tiny/best.pth" in text
+    assert "decoder.hidden_dim=8 contradicts train.init_from=runs/tiny/best.pth" in text
 
 
 def test_no_data_says_where_it_looked_and_what_to_do(tmp_path):
@@ -468,7 +472,7 @@ def test_a_misspelt_key_is_one_line_with_the_right_spelling(trained, script):
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "evaluate", "build_vocab", "inference_visualize", "visualize_loss"]
+    "script", ["train", "evaluate", "build_vocab", "inference_visualize", "visualize_loss", "show_model"]
 )
 def test_every_script_has_help(tmp_path, script):
     assert "usage:" in run(tmp_path, script, "--help")

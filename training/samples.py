@@ -37,9 +37,8 @@ class Samples:
             for row in self.history
         ]
         try:
-            sheet = samples_sheet(
-                [read_image(self.image_folder / name) for name in self.names], rows, self.references
-            )
+            images = [read_image(self.image_folder / name) for name in self.names]
+            sheet = samples_sheet(images, rows, self.references)
             with replacing(path) as temporary:
                 sheet.save(temporary, format="png")
         except OSError as error:
