@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from metrics.meteor import find_java
 from models.decoders import DECODERS
 from tests.helpers import small_decoder, write_dataset
 
 # Tests run side by side, one a core: more threads would only wait for each other, here and in the scripts.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run. The tests marked `browser` skip in their fixture."""
+    if item.get_closest_marker("java") and find_java() is None:
+        pytest.skip("no Java found")
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
 
 
 @pytest.fixture(autouse=True)

@@ -218,7 +218,7 @@ def test_scoring_prints_nothing(capfd, no_java):
 # ---- METEOR ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(find_java() is None, reason="no Java found")
+@pytest.mark.java
 def test_meteor_equals_pycocoevalcaps_even_where_java_speaks_german(monkeypatch):
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")
     references = {

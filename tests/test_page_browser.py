@@ -12,6 +12,8 @@ from reports.attention import UNLIT, overlay
 from reports.page import PageEntry, write_page
 from tests.page_helpers import EVIL, attend_to, draw_image, make_page, result
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope="module")
 def browser():

@@ -10,7 +10,6 @@ from nltk.tokenize.destructive import MacIntyreContractions, NLTKWordTokenizer
 from benchmarks import tokenizer_agreement
 from benchmarks.tokenizer_agreement import java_tokens
 from data.tokenizer import split, tokenize
-from metrics.meteor import find_java
 
 # A caption, and below it the tokens that the Java program answered; () where there is none.
 _LINES = r"""
@@ -162,7 +161,7 @@ def test_tokens_are_those_of_the_coco_evaluation(caption, tokens):
     assert tokenize(caption) == tokens
 
 
-@pytest.mark.skipif(find_java() is None, reason="no Java found")
+@pytest.mark.java
 def test_the_java_program_gives_the_frozen_tokens():
     # The program lets what ends a line depend on the next line, so each is followed by an ordinary caption.
     captions = [line for caption, _ in FROZEN for line in (caption, "A dog runs .")]
@@ -283,7 +282,7 @@ def test_the_agreement_script_names_what_is_missing(monkeypatch, tmp_path, capsy
         assert error.count("\n") == 1
 
 
-@pytest.mark.skipif(find_java() is None, reason="no Java found")
+@pytest.mark.java
 def test_the_agreement_script_counts_the_captions_that_differ(monkeypatch, tmp_path, capsys):
     captions = tmp_path / "captions.csv"
     captions.write_text('image,caption\na.jpg,"A dog (red) runs ."\nb.jpg,A cat can\'t .\n')
