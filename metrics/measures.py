@@ -38,7 +38,7 @@ MEASURES = (
 
 
 def find_monitor(name: str) -> Measure:
-    """The measure that `train.monitor` names. Raises UserError where there is none of that name."""
+    """The measure that `train.monitor` names. Raises UserError if no measure has that name."""
     measures = {measure.name: measure for measure in MEASURES}
     if name in measures:
         return measures[name]

@@ -100,7 +100,7 @@ def select_predictions(
         found += [f"{len(missing):,} missing ({some(missing)})"] * bool(missing)
         found += [f"{len(extra):,} extra, of other images ({some(extra)})"] * bool(extra)
         if strict:
-            raise UserError(f"{'; '.join(found)}; without --strict, what is there is scored")
+            raise UserError(f"{'; '.join(found)}; leave out --strict to score what is there")
         print("; ".join(found))
     return kept
 

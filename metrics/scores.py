@@ -56,7 +56,7 @@ class Scorer:
     """
 
     def __init__(self, references: Mapping[str, Sequence[str]], metrics: Sequence[Metric] = METRICS):
-        """`references`: image name -> its captions, as people wrote them.
+        """`references`: image name -> its captions as text, not tokenised.
 
         Raises UserError where an image has no captions, or no caption contains a word.
         """

@@ -22,7 +22,7 @@ def caption_statistics(captions: Mapping[str, str], vocab_size: int | None = Non
     Returns `distinct_captions` (share, 0 to 1), `distinct_words` (count), `mean_length` (words per caption),
     `dangling_endings` (share, 0 to 1, of the captions that end in a word such as "a" or "with") and, given
     the size of the vocabulary without special tokens, `vocabulary_used` (share, 0 to 1).
-    Raises ValueError where there is no caption.
+    Raises ValueError if there are no captions.
     """
     if not captions:
         raise ValueError("no captions to describe")

@@ -91,6 +91,7 @@ def test_the_log_the_curves_and_the_table_have_what_the_list_of_metrics_says(tmp
         assert (metric.name in COLUMNS) == metric.in_validation
         assert (metric.name in heading) == metric.in_curves
         assert (f"<!-- {metric.name} -->" in sheet) == metric.in_curves
+    assert re.search(r"<!-- \d+(\.\d+)?% -->", sheet)  # the scale of a measure that is printed in percent
 
 
 OLD_LOG = """event,epoch,step,lr,train_loss,val_loss,CIDEr
@@ -118,7 +119,7 @@ def test_a_run_is_drawn_before_its_first_epoch_ends(tmp_path):
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 
-def test_steps_that_a_resumed_run_did_over_again_count_once(tmp_path):
+def test_steps_that_a_resumed_run_repeated_count_once(tmp_path):
     log = tmp_path / "loss_log.txt"
     rows = ["event,epoch,step,train_loss", "step,1,10,3", "step,1,20,9", "resume,1,10,", "step,1,20,2"]
     log.write_text("\n".join(rows) + "\n")
@@ -157,7 +158,7 @@ def test_without_arguments_the_most_recent_run_is_drawn_and_named(tmp_path, monk
 @pytest.mark.parametrize(
     "problem", ["no such run", "no log", "empty log", "header only", "no numbers", "not a log"]
 )
-def test_what_cannot_be_drawn_is_an_error_for_people(tmp_path, problem):
+def test_a_log_that_cannot_be_drawn_is_a_user_error(tmp_path, problem):
     run = tmp_path / "run"
     log = run / "loss_log.txt"
     if problem != "no such run":

@@ -327,7 +327,7 @@ def test_an_unknown_monitor_is_an_error_with_the_allowed_names_and_the_nearest(n
 # ---- Caption statistics ----------------------------------------------------------------------------
 
 
-def test_statistics_tell_a_model_that_always_says_the_same():
+def test_statistics_show_that_a_model_repeats_one_caption():
     captions = {"a": "A dog runs.", "b": "a dog runs", "c": "a dog runs !", "d": "Two cats"}
     assert caption_statistics(captions, vocab_size=10) == {
         "distinct_captions": 2 / 4,
@@ -338,7 +338,7 @@ def test_statistics_tell_a_model_that_always_says_the_same():
     }
 
 
-def test_captions_that_break_off_are_told_from_those_that_end():
+def test_captions_that_break_off_are_distinguished_from_those_that_end():
     broken = ["A man with a", "a dog runs in the.", "two dogs and"]
     whole = ["a dog jumps over", "a man stands outside", ""]
     captions = {str(i): caption for i, caption in enumerate(broken + whole)}

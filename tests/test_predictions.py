@@ -54,6 +54,11 @@ def test_an_image_that_the_table_does_not_have_keeps_its_name(tmp_path):
     assert read(tmp_path, {"a.jpg": "a dog", "x/z.jpg": "a cow"}) == {"a.jpg": "a dog", "x/z.jpg": "a cow"}
 
 
+def test_a_row_that_a_captions_file_sets_aside_is_no_prediction(tmp_path):
+    content = "image,caption,split\na.jpg,a dog,test\nb.jpg,two cats,\n"
+    assert read(tmp_path, content) == {"a.jpg": "a dog"}
+
+
 def test_a_name_goes_before_an_id(tmp_path):
     table = pd.DataFrame({"image": ["7", "8"], "image_id": [8, 7]})
     assert read(tmp_path, [{"image_id": 7, "caption": "a dog"}], table) == {"7": "a dog"}
@@ -142,7 +147,7 @@ def test_known_names_are_found_under_any_folder_each_as_itself(known, folder):
 # ---- Missing and extra captions --------------------------------------------------------------------
 
 
-def test_a_complete_set_is_kept_without_a_word(capsys):
+def test_a_complete_set_is_kept_and_nothing_is_printed(capsys):
     assert select_predictions(CAPTIONS, list(CAPTIONS), "p.json", strict=True) == CAPTIONS
     assert capsys.readouterr().out == ""
 
@@ -164,7 +169,7 @@ def test_missing_and_extra_captions_are_counted_and_named(capsys):
     ],
 )
 def test_strict_refuses_missing_captions_and_extra_ones(images, problem):
-    with pytest.raises(UserError, match=rf"^p\.json .*{problem}.*without --strict"):
+    with pytest.raises(UserError, match=rf"^p\.json .*{problem}.*leave out --strict"):
         select_predictions(CAPTIONS, images, "p.json", strict=True)
 
 
