@@ -89,7 +89,7 @@ def build(config: EncoderConfig, weights: str, size: int) -> nn.Module:
         with warnings.catch_warnings():  # Inception announces that its initialisation may change
             warnings.simplefilter("ignore", FutureWarning)
             model = get_model(config.name, weights=names.get(weights), progress=True, **sized)
-    except ValueError:
+    except (ValueError, AssertionError):
         raise _wrong_size(config, size) from None
     except (URLError, OSError, RuntimeError) as error:
         if weights not in names:

@@ -178,6 +178,8 @@ def test_images_of_a_size_that_the_model_cannot_take_are_refused_in_one_line(cap
         make("inception_v3", image_size=64)
     with pytest.raises(UserError, match=r"encoder\.image_size=64: vit_b_16 .*its own is 384"):
         make("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", image_size=64)
+    with pytest.raises(UserError, match=r"encoder\.image_size=72: vit_b_16 .*its own is 224"):
+        make("vit_b_16", image_size=72)  # no multiple of the 16 pixels of a token
     assert capsys.readouterr().err == ""  # torch.fx prints a traceback when a graph fails
 
 
