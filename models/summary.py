@@ -205,7 +205,7 @@ def _ends_as(shape: tuple[int, ...], following: tuple[int, ...]) -> bool:
         return False
     if len(shape) != 3 or before is None:
         return math.prod(shape) == math.prod(following)
-    return before[1] == after[1] and before[0] < after[0]
+    return before[1] == after[1]
 
 
 def _channels_and_side(shape: tuple[int, ...]) -> tuple[int, int] | None:

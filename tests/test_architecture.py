@@ -28,7 +28,7 @@ DECODERS = {
 def summary_and_diagram(folder, decoder: str) -> tuple[Summary, Diagram]:
     config = tiny(folder, decoder=DECODERS[decoder])
     model = build_model(config, VOCAB_SIZE)
-    summary = summarise(model, 32)
+    summary = summarise(model, 64)
     return summary, model.decoder.diagram(config.decoder, summary.grid[0])
 
 
@@ -82,6 +82,7 @@ def test_a_decoder_that_does_not_describe_itself_gets_a_box_for_each_child(once,
     assert [box.title for box in boxes] == [*start, *(f"step{i}" for i in range(per_word))]
     assert list(boxes[once].modules) == ["step0.norm", "step0.linear"]
     assert last.modules == ()
+    assert all(box.width < 50 for box in boxes)
     left = [box for box in boxes if box.x + box.width < diagram.split]
     assert left == boxes[:once]
     # One arrow from the grid, one to each later box, and one from the next word back to the first module.
@@ -124,6 +125,7 @@ def test_the_figure_says_what_the_diagram_says(tmp_path):
     summary, diagram = summary_and_diagram(tmp_path, "attention")
     text = text_of(tmp_path, summary, diagram)
     assert "resnet18 and an LSTM with soft attention" in text
+    assert "256 cells of 64" in text
     parameters = total(summary.decoder_rows(["output"]), "parameters")
     assert f"{parameters} parameters, tied" in text
     for part in (*diagram.boxes, *diagram.notes):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.attention import attention_sheet, overlay
+from reports.attention import attention_sheet, full_scale, overlay
 from reports.captioned import captioned_image
 from reports.lettering import font, wrap
 from reports.samples import samples_sheet
@@ -108,6 +108,11 @@ def test_all_words_share_one_scale():
     assert 255 > dog > 1.5 * runs > 0
 
 
+def test_uniform_attention_is_drawn_dark():
+    assert full_scale(np.full((2, 7, 7), 1 / 49)) == pytest.approx(4 / 49)
+    assert full_scale(np.full((2, 1, 1), 1.0)) == 1
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 40])
 def test_a_sheet_wraps_long_captions_into_rows_no_wider_than_a_slide(count):
     alphas = np.full((count, 7, 7), 1 / 49)
@@ -131,6 +136,14 @@ def test_of_many_epochs_only_some_are_on_the_sheet():
     few = samples_sheet([draw_image(90, 60)], rows[:2], ["reference"])
     many = samples_sheet([draw_image(90, 60)], rows, ["reference"])
     assert few.height < many.height <= samples_sheet([draw_image(90, 60)], rows[:8], ["reference"]).height
+
+
+def test_a_caption_that_has_not_changed_is_grey_but_a_reference_is_not():
+    rows = [(f"epoch {i}", "", ["dog"]) for i in (1, 2)]
+    sheet = np.asarray(samples_sheet([draw_image(208, 208)], rows, ["dog"]).convert("L"))
+    captions = np.split(sheet[-3 * 58 - 10 : -10, 120:], 3)  # a row is 58 pixels high
+    assert [caption.min() < 60 for caption in captions] == [True, False, True]
+    assert captions[1].min() < 150
 
 
 def test_samples_wrap_long_captions_and_take_images_of_any_shape():
