@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.backbone import belongs_to
 from models.model import CaptionModel
 from utils import SOS
 
@@ -105,7 +106,7 @@ def summarise(model: CaptionModel, image_size: int) -> Summary:
     uncounted = dict.fromkeys(parameters)
 
     def to_row(call: _Call) -> Row:
-        own = [parameter for parameter in uncounted if _belongs(parameter[0], call.name)]
+        own = [parameter for parameter in uncounted if belongs_to(parameter[0], call.name)]
         for parameter in own:
             del uncounted[parameter]
         counts = sum(n for _, n, _ in own), sum(n for _, n, trained in own if trained)
@@ -165,10 +166,6 @@ class _Recorder:
         return calls
 
 
-def _belongs(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
-
-
 def _shape_of(x) -> tuple[int, ...]:
     """Of a tensor, or of the first one of a tuple, without the batch and other dimensions of size 1."""
     while not isinstance(x, torch.Tensor):
@@ -180,7 +177,7 @@ def _by_stage(calls: Sequence[_Call], stages: Sequence[str], end: tuple[int, ...
     """The calls of the encoder, one for each stage. A parameter outside of any module has no shape."""
     result = []
     for stage in stages:
-        own = [i for i, call in enumerate(calls) if _belongs(call.name, stage)]
+        own = [i for i, call in enumerate(calls) if belongs_to(call.name, stage)]
         if not own:
             result.append(_Call(stage, "Parameter", (), (), 0))
             continue

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -18,12 +17,10 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from PIL import Image
 
+from captioning import Caption
 from data.transforms import upright_rgb
 from reports.attention import BLUR, GLOW, HEAT, UNLIT, full_scale
 from utils import UserError
-
-if TYPE_CHECKING:
-    from captioning import Caption
 
 LEVELS = 31  # of attention in a cell; the page smooths the maps, so the steps are not visible
 _HERE = Path(__file__).parent
@@ -38,7 +35,7 @@ class PageEntry:
 
     name: str  # the text under the caption, searched and sorted by; any characters
     image: Path | Image.Image  # a path is opened only to make its thumbnail
-    result: "Caption"  # its caption, words, other beams and attention; its own image is not used
+    result: Caption  # its caption, words, other beams and attention; its own image is not used
     references: Sequence[str] = ()
     scores: Mapping[str, float] = field(default_factory=dict)  # of the caption against the references
     files: Mapping[str, Path] = field(default_factory=dict)  # files on disk that the page links to, by label
