@@ -17,7 +17,7 @@ from pycocoevalcap.meteor import meteor as _pycocoevalcap_meteor
 
 from metrics.metric import MetricError, Tokenized
 
-JAR = Path(_pycocoevalcap_meteor.__file__).with_name("meteor-1.5.jar")
+_JAR = Path(_pycocoevalcap_meteor.__file__).with_name("meteor-1.5.jar")
 _SCORE = re.compile(r"^(?:Segment \d+|Final) score:\s+(\S+)$", re.MULTILINE)
 
 
@@ -49,7 +49,7 @@ def meteor(texts: Tokenized, timeout: float = 600) -> float:
         # A fixed language, so that a German machine does not print 0,26. The paraphrases need 400 MB of
         # memory; 1 GB is an upper limit, of which Java takes what it needs.
         options = ["-Xmx1G", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8"]
-        command = [java, *options, "-jar", str(JAR), *files, "-l", "en", "-norm", "-r", str(width)]
+        command = [java, *options, "-jar", str(_JAR), *files, "-l", "en", "-norm", "-r", str(width)]
         try:
             done = subprocess.run(
                 command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout

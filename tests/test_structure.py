@@ -99,4 +99,4 @@ def test_an_underscore_marks_what_only_its_own_file_uses():
 
 def defined_elsewhere(name: str, path: Path) -> bool:
     """Whether another file has a private name of its own that is spelt the same."""
-    return any(name in top_level_names(other) for other in FILES if other != path)
+    return any(name in top_level_names(other) for other in USERS if other != path)
