@@ -1,5 +1,6 @@
 """torchvision's classification models as backbones: built by name, traced (torch.fx), cut after a stage."""
 
+import inspect
 import math
 import warnings
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import torch
 import torchvision
 from torch import fx, nn
 from torchvision.models import get_model, get_model_weights
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.models.feature_extraction import NodePathTracer
 
 from config import EncoderConfig
 from data.transforms import transform_for
@@ -19,8 +20,8 @@ from utils import UserError
 
 # What torchvision calls the layers after the grid, in every model that has them as layers.
 _HEAD = ("avgpool", "classifier", "fc", "head", "heads")
-# Trace into all of torchvision's own layers except this one, which behaves differently in training.
-_TRACER = {"autowrap_modules": (math, torchvision.ops), "leaf_modules": [torchvision.ops.StochasticDepth]}
+# Layers that stay whole in the graph, besides those of torch.nn.
+_LEAVES = [layer for _, layer in inspect.getmembers(torchvision.ops, inspect.isclass)]
 _NAME = "torchvision's name"  # key in the `meta` of a graph's nodes
 
 
@@ -187,21 +188,18 @@ def _trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
     The graph is that of evaluation. Its layers still behave as in training when they are in training mode,
     but what torchvision has for training alone (Inception's second classifier) is left out.
     """
-    model.eval()
-    names = get_graph_node_names(model, _TRACER, suppress_diff_warning=True)[1]
-    names = [name for name in names if not is_constant(name)]
-    extractor = create_feature_extractor(model, names, tracer_kwargs=_TRACER, suppress_diff_warning=True)
-    traced = fx.GraphModule(extractor, extractor.eval().graph)
-    nodes = _output(traced).args[0]
+    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
+    traced = fx.GraphModule(model, tracer.trace(model.eval()))
+    nodes = {name: node for node, name in tracer.node_to_qualname.items() if not is_constant(name)}
     for name, node in nodes.items():
         node.meta[_NAME] = name
+    _return(traced, nodes)
     return traced, nodes
 
 
 def _cut_after(traced: fx.GraphModule, end: fx.Node) -> fx.GraphModule:
-    """The graph with the output of `end` as its only output, without the layers that do not lead there."""
-    _output(traced).args = (end,)
-    traced.graph.eliminate_dead_code()
+    """The graph up to the node `end`, with the layers that lead there."""
+    _return(traced, end)
     backbone = fx.GraphModule(traced, traced.graph)
     for name, constant in list(backbone.named_buffers()):
         if is_constant(name):  # part of the code, not of the state dict
@@ -210,8 +208,12 @@ def _cut_after(traced: fx.GraphModule, end: fx.Node) -> fx.GraphModule:
     return backbone
 
 
-def _output(traced: fx.GraphModule) -> fx.Node:
-    return next(node for node in traced.graph.nodes if node.op == "output")
+def _return(traced: fx.GraphModule, result: fx.Node | dict[str, fx.Node]) -> None:
+    """Make this the result of the graph, and drop the nodes that do not lead there."""
+    output = next(node for node in traced.graph.nodes if node.op == "output")
+    output.args = (result,)
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
 
 
 def _last_grid(outputs: dict[str, torch.Tensor]) -> str | None:
