@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from files import replacing
 from metrics.measures import LOSS, MEASURES, PERPLEXITY, TOP5, Measure
 from reports.lettering import GREY, INK
-from reports.loss_log import best, best_text, find_log, rate_changes, read_log, run_names
+from reports.loss_log import COLUMNS, best, best_text, find_log, rate_changes, read_log, run_names
 from utils import UserError
 
 
@@ -36,10 +36,6 @@ _PANELS = (
     _Panel("Loss", "train_loss", LOSS, zoomed=True),
     _Panel("Perplexity", "train_perplexity", PERPLEXITY, zoomed=True),
     _Panel("Top-5 accuracy", "train_top5", TOP5),
-    _Panel("Reward", "train_reward"),
-    _Panel("Entropy", "train_entropy"),
-    _Panel("Actor loss", "train_actor_loss"),
-    _Panel("Critic loss", "train_critic_loss"),
     *(_Panel(m.title, val=m) for m in MEASURES if m.in_curves and m not in (LOSS, PERPLEXITY, TOP5)),
     _Panel("Learning rate", "lr"),
 )
@@ -68,7 +64,8 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
 
     colours = _COLOURS if len(logs) <= len(_COLOURS) else colormaps["turbo"](np.linspace(0, 1, len(logs)))
     everything = pd.concat(tables)
-    panels = [panel for panel in _PANELS if np.isfinite(everything[panel.columns]).any(axis=None)]
+    tables = [table.reindex(columns=everything.columns) for table in tables]
+    panels = [panel for panel in _panels(everything) if np.isfinite(everything[panel.columns]).any(axis=None)]
     if not panels:
         raise UserError(f"{logs[0]} has no numbers to draw yet; the first come after train.log_every steps")
     columns_on_sheet = 2 if len(panels) == 4 else min(3, len(panels))
@@ -94,6 +91,14 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
             figure.savefig(temporary, format=output.suffix[1:].lower())
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror or error}") from None
+
+
+def _panels(table: pd.DataFrame) -> list[_Panel]:
+    """_PANELS, with one for each other figure that an objective reported: `train_reward` is "Reward"."""
+    others = [column for column in table.columns if column.startswith("train_") and column not in COLUMNS]
+    titles = [column.removeprefix("train_").replace("_", " ").capitalize() for column in others]
+    first = next(i for i, panel in enumerate(_PANELS) if not panel.train)
+    return [*_PANELS[:first], *map(_Panel, titles, others), *_PANELS[first:]]
 
 
 def _epochs(table: pd.DataFrame) -> pd.Series:

@@ -16,11 +16,11 @@ from metrics.measures import MEASURES, Measure
 from utils import UserError
 
 _LOG_NAME = "loss_log.txt"
+# Every log has these. An objective that reports other figures adds a `train_` column for each.
 COLUMNS = (
     *("event", "epoch", "step", "seconds", "lr"),
     *("train_loss", "train_perplexity", "train_top5"),
     *(measure.column for measure in MEASURES),
-    *("train_reward", "train_entropy", "train_actor_loss", "train_critic_loss"),
 )
 
 
@@ -42,7 +42,7 @@ def newest_log(folder: Path) -> Path:
 
 
 def read_log(log: Path) -> pd.DataFrame:
-    """A table with all of COLUMNS, one row per event; numbers are floats, missing values and columns NaN.
+    """A table with COLUMNS and the log's other `train_` columns, one row per event; what is missing is NaN.
 
     A last line without a newline is still being written and is left out, and so are the steps that a resumed
     run repeats. Raises UserError if the file cannot be read or has no rows yet.
@@ -59,8 +59,9 @@ def read_log(log: Path) -> pd.DataFrame:
     table = pd.read_csv(
         io.StringIO("".join(whole)), dtype=str, index_col=False, on_bad_lines="skip", quoting=3
     )
-    table = table.reindex(columns=list(COLUMNS))
-    numbers = list(COLUMNS[1:])
+    others = [column for column in table.columns if column.startswith("train_")]
+    columns = list(dict.fromkeys([*COLUMNS, *others]))
+    table, numbers = table.reindex(columns=columns), columns[1:]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     table = table[
         table["event"].isin(["step", "epoch", "resume"]) & table[["epoch", "step"]].notna().all(axis=1)

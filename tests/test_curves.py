@@ -20,9 +20,10 @@ from utils import UserError
 
 
 def write_rows(log: Path, rows: list[dict]) -> None:
-    """A log with all columns; what a row does not give stays empty."""
-    lines = [",".join(str(row.get(column, "")) for column in COLUMNS) for row in rows]
-    log.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    """A log with the columns that every log has and those of the rows; the other values are empty."""
+    columns = list(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)]))
+    lines = [",".join(str(row.get(column, "")) for column in columns) for row in rows]
+    log.write_text("\n".join([",".join(columns), *lines]) + "\n")
 
 
 def write_log(run: Path, epochs: int = 3, tail: str = "") -> Path:

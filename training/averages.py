@@ -11,6 +11,7 @@ class Averages:
     """Running sums of the reported figures, in float64 on the device; only reading them waits for it."""
 
     names: tuple[str, ...]  # the sums of a loss that are added up
+    figures: tuple[str, ...]  # what `read` returns
 
     def __init__(self, compute: Compute, sums: list[float] | None = None):
         self.compute = compute
@@ -24,7 +25,7 @@ class Averages:
         return dict(zip(self.names, self.compute.sum(self.sums).tolist(), strict=True))
 
     def read(self) -> dict[str, float]:
-        """The means so far, by the log's names without their prefix."""
+        """The means so far, `figures` by name."""
         raise NotImplementedError
 
     @staticmethod

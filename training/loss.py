@@ -49,6 +49,7 @@ class TokenAverages(Averages):
     """
 
     names = ("nll", "top5", "tokens")
+    figures = ("loss", "perplexity", "top5")
 
     def read(self) -> dict[str, float]:
         """`loss` (nats per token), `perplexity` and `top5` (share of tokens) so far."""

@@ -1,5 +1,6 @@
 """loss_log.txt: a CSV with one row per logging interval and one per epoch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from files import replacing
@@ -13,25 +14,25 @@ class LossLog:
     checkpoint will be logged a second time.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, figures: Sequence[str]):
+        """`figures`: what the objective reports; each has a column `train_…`."""
         self.path, self.history = path, list[dict]()
+        self.columns = list(dict.fromkeys([*COLUMNS, *(f"train_{figure}" for figure in figures)]))
 
     def write(self) -> None:
         """Replace the file by the header and the history."""
         with replacing(self.path) as temporary:
-            lines = [",".join(COLUMNS), *map(_line, self.history)]
+            lines = [",".join(self.columns), *map(self.line, self.history)]
             temporary.write_text("\n".join(lines) + "\n", "utf-8")
 
     def add(self, **row) -> None:
         """Append a row: values by column; the others stay empty."""
-        unknown = set(row) - set(COLUMNS)
-        if unknown:
+        if unknown := set(row) - set(self.columns):
             raise ValueError(f"loss_log.txt has no column {sorted(unknown)}")
         self.history.append(row)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_line(row) + "\n")
+            file.write(self.line(row) + "\n")
 
-
-def _line(row: dict) -> str:
-    values = (row.get(column, "") for column in COLUMNS)
-    return ",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)
+    def line(self, row: dict) -> str:
+        values = (row.get(column, "") for column in self.columns)
+        return ",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values)

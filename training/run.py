@@ -49,7 +49,7 @@ class Run:
         self.best: float | None = None  # best monitored figure
         self.best_epoch = 0  # and its epoch
         self.seconds_before, self.started = 0.0, time.monotonic()  # training time, across resumes
-        self.log = LossLog(self.folder / "loss_log.txt")
+        self.log = LossLog(self.folder / "loss_log.txt", self.objective.averages.figures)
         self.board: Board | None = None
         self.stopping = False
 

@@ -27,6 +27,7 @@ class Critic(nn.Module):
 
 class ActorCriticAverages(PolicyAverages):
     names = (*PolicyAverages.names, "critic_loss")
+    figures = (*PolicyAverages.figures, "critic_loss")
 
     def read(self) -> dict[str, float]:
         """PolicyAverages', and `critic_loss`, the mean squared error over tokens."""
