@@ -104,8 +104,8 @@ class EncoderCNN(nn.Module):
     def fuse_batch_norms(self) -> fx.GraphModule:
         """A copy of the backbone with batch norms folded into the weights of the convolutions before them.
 
-        It is for evaluation only. On a CPU ResNet-50 takes a tenth less time. Batch norms inside torchvision's
-        own layers, such as the Conv2dNormActivation of a MobileNet, stay as they are.
+        It is for evaluation only. On a CPU ResNet-50 takes a tenth less time. Batch norms inside layers of
+        torchvision.ops, such as the Conv2dNormActivation of a MobileNet, stay as they are.
         """
         fused = fuse(self.backbone.eval(), no_trace=True).to(memory_format=torch.channels_last)
         self.train(self.training)
