@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config_reading import config_parser, load_config
 from data.captions import SPLITS, read_table
-from data.sample import draw_if_asked
+from data.sample import draw_if_missing
 from data.vocab import SPECIAL, Vocabulary, count_words, vocabulary_path
 from utils import run_script
 
@@ -17,17 +17,17 @@ def main() -> None:
     parser = config_parser(__doc__, ("data",))
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
-        help="where to write it (vocab.json beside the captions, where train.py finds it)",
+        help="file to write (default: vocab.json beside the captions, where train.py finds it)",
     )  # fmt: skip
     parser.add_argument(
-        "--top", type=int, default=20, metavar="N", help="how many frequent words to print (20)"
+        "--top", type=int, default=20, metavar="N", help="how many frequent words to print (default: 20)"
     )
     args = parser.parse_intermixed_args()
     config = load_config(args.config, args.overrides)
 
-    draw_if_asked(config.data.captions)
-    # A vocabulary needs no images; but if they exist, train.py leaves out captions without an image, and so
-    # does this script.
+    draw_if_missing(config.data.captions)
+    # A vocabulary needs no images. If there is an image folder, captions without an image are left out, as
+    # in train.py.
     splits_with_images = SPLITS if config.data.images.is_dir() else ()
     table = read_table(config.data, splits_with_images)
     captions = table.loc[table["split"] == "train", "caption"]
@@ -36,11 +36,11 @@ def main() -> None:
     output = args.output or vocabulary_path(config.data)
     vocabulary.save(output)
 
-    known = len(vocabulary) - len(SPECIAL)
-    print(f"{len(captions):,} training captions, {counts.total():,} words, {len(counts):,} different ones")
+    num_words = len(vocabulary) - len(SPECIAL)
+    print(f"{len(captions):,} training captions, {counts.total():,} words, {len(counts):,} distinct words")
     print(
-        f"{known:,} words seen {config.data.min_freq} times or more, and {len(SPECIAL)} special tokens: "
-        f"they cover {vocabulary.coverage(captions):.1%} of the training words"
+        f"{num_words:,} words that occur {config.data.min_freq} times or more, and {len(SPECIAL)} special "
+        f"tokens; they cover {vocabulary.coverage(captions):.1%} of the training words"
     )
     for split in ("val", "test"):
         others = table.loc[table["split"] == split, "caption"]

@@ -1,4 +1,4 @@
-"""Captioner: images in, captions out. Scripts, validation and programs of your own go through it.
+"""Captioner: images in, captions out. The scripts, validation and your own programs use it.
 
 from captioning import Captioner
 captioner = Captioner.load("runs/flickr8k_attention/best.pth")
@@ -26,7 +26,7 @@ from models.model import CaptionModel, pack_model, unpack_model
 from models.search import Captions, SearchOptions
 from utils import UserError
 
-# What a caption can be made of: a path, an open file, a PIL image, or an array (H, W, 3) of uint8, RGB.
+# What can be captioned: a path, an open binary file, a PIL image, or an RGB array (H, W, 3) of uint8.
 ImageSource = str | Path | IO[bytes] | Image.Image | np.ndarray
 
 
@@ -68,7 +68,7 @@ class ImageError(UserError):
 
 @dataclass(frozen=True)
 class Captioner:
-    """A model with all that it needs to caption. Several threads may use one Captioner at the same time."""
+    """A model with everything that captioning needs. Several threads may share one Captioner."""
 
     model: CaptionModel
     vocabulary: Vocabulary
@@ -83,15 +83,15 @@ class Captioner:
         overrides: Sequence[str] = (),
         compute: Compute | None = None,
     ) -> "Captioner":
-        """The model of a checkpoint, ready to caption.
+        """The captioner of a checkpoint.
 
         Args:
-            checkpoint: a run's best.pth; if None, the one written last under runs/.
+            checkpoint: best.pth of a run; if None, the newest one in runs/.
             overrides: `section.key=value`, applied to the configuration in the checkpoint.
-            compute: where to run; if None, as run.device and run.precision say.
+            compute: device and precision; if None, those of run.device and run.precision.
 
         Raises:
-            UserError: there is no such checkpoint, it does not fit the overrides, or the encoder's weights
+            UserError: there is no such checkpoint, the overrides do not fit it, or the encoder's weights
                 cannot be loaded.
         """
         path = newest_checkpoint(Path("runs")) if checkpoint is None else Path(checkpoint)
@@ -102,7 +102,7 @@ class Captioner:
 
     @classmethod
     def from_checkpoint(cls, content: dict, config: Config, path: Path, compute: Compute) -> "Captioner":
-        """What `load` does, from a checkpoint that was read from `path` before."""
+        """Like `load`, for a checkpoint that has already been read from `path`."""
         model = unpack_model(content, config, path).to(compute.device)
         transform = ImageTransform.from_dict(content["transform"])
         return cls(model, Vocabulary(content["vocabulary"]), transform, config, compute)
@@ -112,11 +112,11 @@ class Captioner:
         return replace(self, model=model)
 
     def checkpoint(self, model: CaptionModel | None = None) -> dict:
-        """What `from_checkpoint` reads; with the weights of another `model`, if given."""
+        """The content for `from_checkpoint`, with the weights of `model` if it is given."""
         return pack_model(model or self.model, self.config, self.vocabulary.words, self.transform.as_dict())
 
     def options(self, **search) -> SearchOptions:
-        """The configuration's section `search`, with changes; raises ValueError for a value out of range."""
+        """The configuration's section `search` with changes; raises ValueError for a value out of range."""
         configured = {**self.config.search.model_dump(), "seed": self.config.run.seed}
         return SearchOptions(**{**configured, **search})
 
@@ -128,12 +128,12 @@ class Captioner:
         errors: Literal["raise", "return"] = "raise",
         **search,
     ) -> Iterator[Caption | ImageError]:
-        """Caption images as a stream, in their order, holding one batch in memory.
+        """Caption images one batch at a time; the results are in the order of the images.
 
         Args:
             images: see ImageSource.
-            batch_size: images captioned at the same time.
-            errors: an image that cannot be read raises, or comes back as its ImageError.
+            batch_size: number of images that are captioned together.
+            errors: for an image that cannot be read, "raise" its ImageError or "return" it as the result.
             search: keys of the configuration's section `search`, such as beam=3.
 
         Raises:
@@ -170,7 +170,7 @@ class Captioner:
             yield image if isinstance(image, ImageError) else next(results)
 
     def search(self, images: torch.Tensor, options: SearchOptions) -> Captions:
-        """The captions of images (N, 3, H, W) that went through `transform`, or of grids (N, L, C)."""
+        """The captions of images (N, 3, H, W) prepared by `transform`, or of grids (N, L, C)."""
         self.model.eval()
         [images] = self.compute.to_device(images)
         with torch.inference_mode(), self.compute.autocast():
@@ -186,7 +186,7 @@ class Captioner:
         attention = None
         if captions.attention is not None:
             alphas = captions.attention[i, 0, : len(best)].float().cpu().numpy()
-            side = isqrt(alphas.shape[1])  # images are scaled to a square, so the grid is one, too
+            side = isqrt(alphas.shape[1])  # images are scaled to a square, so the grid is square
             attention = alphas.reshape(-1, side, side)
         return Caption(
             source,
@@ -204,7 +204,7 @@ class Captioner:
 
 
 def _read(source: ImageSource) -> Image.Image | ImageError:
-    """The image upright and RGB, or why it cannot be read."""
+    """The image, upright and RGB, or an error that says why it cannot be read."""
     try:
         if isinstance(source, Image.Image):
             return upright_rgb(source)

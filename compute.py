@@ -1,7 +1,7 @@
-"""What computes: the device, its precision, this process among several, and the random state.
+"""How to compute: the device, the precision, the processes, and the random state.
 
-`Compute` is handed to whatever runs the model. The CPU is tested. CUDA, Apple's MPS and Intel's XPU take
-the same calls of torch, but have not been run.
+A `Compute` is passed to all code that runs the model. The CPU is tested. CUDA, Apple's MPS and Intel's XPU
+use the same calls of torch, but have not been tested.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Compute:
-    """A device, the dtype of mixed precision, and which of how many processes this one is."""
+    """A device, the dtype of mixed precision, and the rank of this process among `world_size` processes."""
 
     device: torch.device
     precision: torch.dtype = torch.float32
@@ -34,11 +34,11 @@ class Compute:
     def choose(cls, device: str = "auto", precision: str = "auto") -> "Compute":
         """From run.device and run.precision.
 
-        `auto` takes the accelerator that torch finds, else the CPU; and bfloat16 where the hardware computes
-        in it, else float16 on CUDA and float32 elsewhere.
+        `auto` takes the accelerator that torch finds, or else the CPU. As a precision, it takes bfloat16 if
+        the device supports it, or else float16 on CUDA and float32 on other devices.
 
         Raises:
-            UserError: there is no such device, or it cannot compute in that precision.
+            UserError: there is no such device, or it does not support the precision.
         """
         chosen = choose_device(device)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -49,26 +49,26 @@ class Compute:
 
     @property
     def pins_memory(self) -> bool:
-        """Whether batches are copied to the device from page-locked memory, while the device computes."""
+        """Whether batches are put into page-locked memory, so that copying overlaps with computing."""
         return self.device.type not in ("cpu", "mps")
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and the log: one of them does."""
+        """Whether this is the one process that writes the files and the log."""
         return self.rank == 0
 
     def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
-        """The tensors on the device; from page-locked memory the copy does not hold up this process."""
+        """The tensors on the device; copies from page-locked memory are asynchronous."""
         return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """Mixed precision; no context at all for float32."""
+        """A context for mixed precision; for float32 it does nothing."""
         if self.precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of every process's tensor, without a gradient; of one process, its own."""
+        """The sum over all processes, without a gradient; the tensor itself if there is only one process."""
         if self.world_size == 1:
             return tensor
         total = tensor.detach().clone()
@@ -76,22 +76,22 @@ class Compute:
         return total
 
     def shard(self, items: Sequence[T]) -> Sequence[T]:
-        """The items that this process works on: every `world_size`-th one, from its rank on."""
+        """The items for this process: every `world_size`-th one, starting at its rank."""
         return items[self.rank :: self.world_size]
 
     @contextlib.contextmanager
     def explain_memory(self, advice: str) -> Iterator[None]:
-        """Turn the device's running out of memory into a UserError that ends with `advice`."""
+        """Turn an out-of-memory error of the device into a UserError that ends with `advice`."""
         try:
             yield
-        except RuntimeError as error:  # torch.OutOfMemoryError is one, and not every device raises that
+        except RuntimeError as error:  # not every device raises its subclass torch.OutOfMemoryError
             text = str(error).lower()
             if "out of memory" not in text and "can't allocate memory" not in text:
                 raise
             raise UserError(f"{self.device} has run out of memory; {advice}") from None
 
     def random_state(self) -> dict[str, torch.Tensor]:
-        """The states of torch's generators, by type of device."""
+        """The states of torch's random generators, by type of device."""
         state = {"cpu": torch.get_rng_state()}
         if self.device.type != "cpu":
             state[self.device.type] = torch.get_device_module(self.device).get_rng_state()
@@ -105,7 +105,7 @@ class Compute:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the accelerator that torch finds, else the CPU, and then says so: it is rarely intended."""
+    """The device `name`; prints a message if `auto` falls back to the CPU, which is rarely intended."""
     if name == "auto":
         if accelerator := torch.accelerator.current_accelerator(check_available=True):
             return accelerator
@@ -122,7 +122,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of mixed precision on `device`, see `Compute.choose`."""
+    """The dtype of mixed precision on `device`; see `Compute.choose`."""
     if name != "auto":
         dtype = getattr(torch, name)
         if dtype is torch.float16 and device.type == "cpu":
@@ -139,10 +139,10 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep the memory that tensors free, for the next tensors (glibc only).
+    """Let the C library keep the memory of freed tensors for new ones (glibc only).
 
-    By default it returns each large block to the system and requests the next one anew, which the system
-    clears page by page: on a CPU a convolution spends nearly half of its time that way.
+    By default it returns each large block to the system and requests a new one, which the system first
+    fills with zeros. On a CPU, convolutions spend nearly half of their time waiting for that.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
         mallopt = ctypes.CDLL(None).mallopt
@@ -152,7 +152,7 @@ def _keep_freed_memory() -> None:
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed Python, NumPy and torch. `deterministic` also makes CUDA choose repeatable kernels (slower)."""
+    """Seed Python, NumPy and torch. `deterministic`: CUDA uses deterministic kernels, which are slower."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

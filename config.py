@@ -1,7 +1,7 @@
 """The configuration: typed, documented, validated.
 
-The description of each field is printed by `--help` and in error messages. config_reading.py reads it from
-YAML files and the command line.
+The description of each field is printed by `--help` and in error messages. config_reading.py reads the
+values from YAML files and the command line.
 """
 
 import difflib
@@ -14,41 +14,45 @@ from torchvision.models import list_models
 
 
 class Section(BaseModel):
-    # Unknown keys are errors (a typo must not train for an hour with a default) and a run may be
-    # called 7.
+    # An unknown key is an error: a run with a typo would silently use the default. Numbers are accepted as
+    # strings, as in run.name=7.
     model_config = ConfigDict(extra="forbid", validate_default=True, coerce_numbers_to_str=True)
 
 
 class RunConfig(Section):
-    name: str = Field("flickr8k", pattern=r"^[\w.+-]+$", description="name of the run, and of its folder")
-    folder: Path = Field(Path("runs"), description="folder that holds the run folders")
-    seed: int = Field(1, ge=0, lt=2**32, description="seed of weights, order, dropout and augmentation")
-    device: str = Field("auto", description="auto (CUDA where there is one), cpu, cuda, cuda:1")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="mixed precision; auto is bfloat16 where the hardware has it"
+    name: str = Field("flickr8k", pattern=r"^[\w.+-]+$", description="name of the run and of its folder")
+    folder: Path = Field(Path("runs"), description="folder that contains the run folders")
+    seed: int = Field(
+        1, ge=0, lt=2**32, description="random seed of initial weights, order, dropout and augmentation"
     )
-    deterministic: bool = Field(False, description="choose repeatable CUDA kernels, at some cost in speed")
-    tensorboard: bool = Field(False, description="log for TensorBoard, too (needs the package tensorboard)")
+    device: str = Field(
+        "auto", description="auto (the accelerator that torch finds, else the CPU), cpu, cuda, cuda:1"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="mixed precision; auto: bfloat16 if the device supports it"
+    )
+    deterministic: bool = Field(False, description="use deterministic CUDA kernels, which are slower")
+    tensorboard: bool = Field(False, description="also log for TensorBoard (needs the package tensorboard)")
 
 
 class DataConfig(Section):
     captions: list[Path] = Field(
-        Path("archive/captions.csv"), min_length=1, description="captions file, or several as [a.json,b.json]"
+        Path("archive/captions.csv"), min_length=1, description="captions file, or several: [a.json,b.json]"
     )
-    images: Path = Field(Path("archive/images"), description="folder that the image names are relative to")
+    images: Path = Field(Path("archive/images"), description="image folder; image names are relative to it")
     lists: Path | None = Field(
-        None, description="folder of the Flickr_8k.*Images.txt, which split captions that have no splits"
+        None, description="folder of the lists Flickr_8k.*Images.txt, for captions without splits"
     )
     max_bad_rows: float = Field(
-        0.05, ge=0, le=1, description="share of unusable rows that is left out; more is an error"
+        0.05, ge=0, le=1, description="largest share of unusable rows to leave out; more is an error"
     )
-    min_freq: int = Field(5, ge=1, description="a word rarer than this in the training captions is <unk>")
-    max_length: int = Field(40, ge=1, description="words of a caption that training reads; the rest is cut")
-    captions_per_image: int = Field(5, ge=1, description="captions drawn per image and epoch, at most")
+    min_freq: int = Field(5, ge=1, description="words less frequent than this in training captions are <unk>")
+    max_length: int = Field(40, ge=1, description="training captions are cut to this number of words")
+    captions_per_image: int = Field(5, ge=1, description="largest number of captions per image and epoch")
     augment: list[Literal["crop", "flip", "colour"]] = Field(
-        ["crop", "flip"], description="augmentation of images for a trained encoder and for extra views"
+        ["crop", "flip"], description="random changes of uncached training images and of augmented views"
     )
-    workers: int = Field(2, ge=0, description="processes that read images; 0 reads in the main process")
+    workers: int = Field(2, ge=0, description="processes that read images; 0: the main process reads them")
 
     @field_validator("captions", mode="before")
     @classmethod
@@ -57,16 +61,18 @@ class DataConfig(Section):
 
 
 class EncoderConfig(Section):
-    name: str = Field("resnet50", description="a torchvision classification model")
+    name: str = Field("resnet50", description="torchvision classification model")
     weights: str = Field(
-        "IMAGENET1K_V2", description="torchvision weight name, path of a state dict, or none"
+        "IMAGENET1K_V2", description="torchvision weight name, path of a state dict, or none (random)"
     )
     layer: str = Field(
-        "last", description="stage whose output is the grid, such as layer3; last for the last"
+        "last", description="stage whose output is the grid, such as layer3; last: the last possible one"
     )
-    grid: int | None = Field(None, ge=1, description="resample the grid to this many cells a side")
-    image_size: int | None = Field(None, ge=32, description="pixels a side; empty for the weights' own")
-    fine_tune: str = Field("none", description="none (frozen), all, or the stage to train from, as layer4")
+    grid: int | None = Field(None, ge=1, description="resample the grid to this many cells per side")
+    image_size: int | None = Field(None, ge=32, description="pixels per side; empty: the weights' size")
+    fine_tune: str = Field(
+        "none", description="none (frozen), all, or the first stage to train, such as layer4"
+    )
 
     @field_validator("name")
     @classmethod
@@ -75,87 +81,89 @@ class EncoderConfig(Section):
         if name in models:
             return name
         near = difflib.get_close_matches(name, models, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; resnet50 is one"
+        hint = f"; did you mean {near[0]!r}?" if near else "; try resnet50"
         raise ValueError(f"torchvision has no such classification model{hint}")
 
 
 class FeaturesConfig(Section):
-    cache: bool = Field(True, description="compute a frozen encoder's features once and keep them on disk")
-    folder: Path = Field(Path("cache/features"), description="folder of the kept features")
-    views: int = Field(1, ge=1, description="views per training image: the plain one and augmented ones")
+    cache: bool = Field(True, description="compute the features of a frozen encoder once and keep them")
+    folder: Path = Field(Path("cache/features"), description="folder of the feature cache")
+    views: int = Field(1, ge=1, description="views per training image: the image and augmented versions")
 
 
 class DecoderConfig(Section):
-    kind: str = Field("attention", description="attention, or lstm without attention")
+    kind: str = Field("attention", description="attention, or lstm (no attention)")
     embeddings: str = Field(
-        "learned", min_length=1, description="learned, one_hot, or the path of a GloVe or word2vec text file"
+        "learned", min_length=1, description="learned, one_hot, or a text file of GloVe or word2vec vectors"
     )
-    freeze_embeddings: bool = Field(False, description="keep the embeddings as they are in that file")
-    embed_dim: int = Field(512, ge=1, description="size of a word's embedding (one_hot: the vocabulary's)")
-    hidden_dim: int = Field(512, ge=1, description="size of the LSTM's state")
-    attention_dim: int = Field(512, ge=1, description="size of the space in which attention compares")
-    layers: int = Field(1, ge=1, le=8, description="LSTM layers (the attention decoder has one)")
-    dropout: float = Field(0.5, ge=0, lt=1, description="dropout on features, embeddings and output")
+    freeze_embeddings: bool = Field(False, description="do not train embeddings from a file")
+    embed_dim: int = Field(512, ge=1, description="size of a word embedding (not used with one_hot)")
+    hidden_dim: int = Field(512, ge=1, description="size of the LSTM state")
+    attention_dim: int = Field(512, ge=1, description="size of the keys and queries of attention")
+    layers: int = Field(1, ge=1, le=8, description="number of LSTM layers (attention: one)")
+    dropout: float = Field(0.5, ge=0, lt=1, description="dropout on attended features, embeddings and output")
     word_dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of the words that the decoder does not hear in training"
+        0.0, ge=0, lt=1, description="share of the decoder's input words that are dropped in training"
     )
-    tie_embeddings: bool = Field(True, description="score words with their embeddings' own weights")
+    tie_embeddings: bool = Field(True, description="share weights of embeddings and output layer")
 
     @property
     def vectors(self) -> Path | None:
-        """The file that the embeddings start from, where there is one."""
+        """The file of initial embeddings, if there is one."""
         return None if self.embeddings in ("learned", "one_hot") else Path(self.embeddings)
 
 
 class TrainConfig(Section):
     objective: str = Field(
         "cross_entropy",
-        description="what a step minimises: cross_entropy, self_critical or actor_critic",
+        description="training objective: cross_entropy, self_critical or actor_critic",
     )
     epochs: int = Field(15, ge=1, description="passes over the training images")
-    batch_size: int = Field(32, ge=1, description="images a batch (each with captions_per_image captions)")
+    batch_size: int = Field(32, ge=1, description="images per batch, each with its captions")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder")
     encoder_lr: float = Field(1e-4, gt=0, description="peak learning rate of a trained encoder")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
-        "cosine", description="learning rate after warm-up; plateau halves it when the monitor stands still"
+        "cosine", description="learning rate after warm-up; plateau: halved if train.monitor does not improve"
     )
     warmup: float = Field(0.5, ge=0, description="epochs over which the learning rate rises to its peak")
-    plateau_patience: int = Field(2, ge=0, description="epochs without a better monitor before it is halved")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of probability spread over all words")
+    plateau_patience: int = Field(2, ge=0, description="plateau: epochs without improvement before halving")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="share of the target's probability that is spread over all words"
+    )
     scheduled_sampling: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="cross_entropy: share of its own words that the decoder reads in the last epoch",
+        description="cross_entropy: share of input words that the model samples, in the last epoch",
     )
     attention_weight: float = Field(1.0, ge=0, description="weight of the doubly stochastic regulariser")
-    average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights; 0 is off")
-    clip: float = Field(5.0, gt=0, description="largest norm of the gradient")
-    patience: int = Field(5, ge=1, description="epochs without a better monitor before training stops")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights; 0: none")
+    clip: float = Field(5.0, gt=0, description="largest gradient norm; larger gradients are scaled down")
+    patience: int = Field(5, ge=1, description="epochs without improvement before training stops")
     monitor: str = Field(
         "CIDEr",
-        description="which epoch becomes best.pth: by loss, perplexity, top5, BLEU-4 or another metric",
+        description="measure that selects best.pth: loss, perplexity, top5, BLEU-4 or another metric",
     )
     beam: int = Field(1, ge=1, description="beam width of the captions scored after each epoch")
     log_every: int = Field(20, ge=1, description="steps between rows of loss_log.txt")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints within an epoch")
-    init_from: Path | None = Field(None, description="checkpoint whose weights and vocabulary to start from")
+    init_from: Path | None = Field(None, description="checkpoint of the model to start from")
 
 
 class RLConfig(Section):
-    cider: float = Field(1.0, ge=0, description="weight of CIDEr-D, between 0 and 10, in the reward")
-    bleu: float = Field(0.0, ge=0, description="weight of sentence BLEU-4, between 0 and 1, in the reward")
-    samples: int = Field(5, ge=1, description="captions sampled per image and step")
-    temperature: float = Field(1.0, gt=0, description="of the sampling; below 1 it keeps to likelier words")
+    cider: float = Field(1.0, ge=0, description="weight of CIDEr-D (0 to 10) in the reward")
+    bleu: float = Field(0.0, ge=0, description="weight of sentence BLEU-4 (0 to 1) in the reward")
+    samples: int = Field(5, ge=1, description="captions sampled per image in each step")
+    temperature: float = Field(1.0, gt=0, description="sampling temperature; below 1 favours likely words")
     baseline: Literal["greedy", "leave_one_out"] = Field(
-        "leave_one_out", description="self_critical: the greedy caption's reward, or the other samples' mean"
+        "leave_one_out", description="self_critical: reward of the greedy caption, or mean of other samples"
     )
-    batch_mean: bool = Field(True, description="actor_critic: take the batch's mean off the rewards")
-    reward_clip: float = Field(5.0, ge=0, description="actor_critic: largest reward either way; 0 for any")
-    gamma: float = Field(1.0, gt=0, le=1, description="actor_critic: discount per word of the reward to come")
+    batch_mean: bool = Field(True, description="actor_critic: subtract the mean reward of the batch")
+    reward_clip: float = Field(5.0, ge=0, description="actor_critic: largest absolute reward; 0: no limit")
+    gamma: float = Field(1.0, gt=0, le=1, description="actor_critic: discount of the reward per word")
     entropy_weight: float = Field(0.01, ge=0, description="actor_critic: weight of the entropy bonus")
-    anneal_entropy: bool = Field(True, description="actor_critic: let that weight fall from epoch to epoch")
+    anneal_entropy: bool = Field(True, description="actor_critic: reduce entropy_weight in every epoch")
     value_weight: float = Field(0.5, gt=0, description="actor_critic: weight of the critic's squared error")
     critic_dim: int = Field(256, ge=1, description="actor_critic: size of the critic's hidden layer")
     critic_lr: float = Field(1e-3, gt=0, description="actor_critic: peak learning rate of the critic")
@@ -165,11 +173,13 @@ class SearchConfig(Section):
     beam: int = Field(5, ge=1, description="beam width; 1 is greedy")
     max_length: int = Field(30, ge=1, description="longest caption in words")
     length_penalty: float = Field(
-        0.7, ge=0, description="beams are ranked by log-probability / length^this; 0 prefers short captions"
+        0.7,
+        ge=0,
+        description="beams are ranked by log-probability / length^penalty; 0 favours short captions",
     )
-    temperature: float = Field(0.0, ge=0, description="0 searches with the beam, above 0 samples instead")
-    top_k: int = Field(0, ge=0, description="sampling: only the k likeliest words; 0 for all")
-    top_p: float = Field(1.0, gt=0, le=1, description="sampling: only the likeliest words of this total")
+    temperature: float = Field(0.0, ge=0, description="0: beam search; above 0: sampling temperature")
+    top_k: int = Field(0, ge=0, description="sampling: only the k most likely words; 0: all words")
+    top_p: float = Field(1.0, gt=0, le=1, description="sampling: only the most likely words with this total")
 
 
 class Config(Section):
@@ -186,16 +196,16 @@ class Config(Section):
     def consistent(self) -> "Config":
         if self.decoder.embeddings == "one_hot" and self.decoder.tie_embeddings:
             raise ValueError(
-                "decoder.embeddings=one_hot has no weights that could score words; set "
+                "decoder.embeddings=one_hot has no weights to share with the output layer; set "
                 "decoder.tie_embeddings=false"
             )
         if self.decoder.freeze_embeddings and not self.decoder.vectors:
             raise ValueError(
-                f"decoder.freeze_embeddings: {self.decoder.embeddings} embeddings have nothing to keep; set "
+                f"decoder.freeze_embeddings: {self.decoder.embeddings} embeddings cannot be frozen; set "
                 "decoder.embeddings to a file of vectors, or decoder.freeze_embeddings=false"
             )
         if self.views > 1 and not self.data.augment:
-            raise ValueError("features.views: more than one view needs data.augment to make them differ")
+            raise ValueError("features.views: with data.augment=[] all views are equal; set features.views=1")
         return self
 
     @property
@@ -204,7 +214,7 @@ class Config(Section):
 
     @property
     def views(self) -> int:
-        """Views per training image: features.views, but 1 where no features are cached."""
+        """Views per training image: features.views, or 1 if features are not cached."""
         return self.features.views if self.caches_features else 1
 
     @property
@@ -212,5 +222,5 @@ class Config(Section):
         return self.run.folder / self.run.name
 
     def as_dict(self) -> dict:
-        """Plain types only, as YAML and a checkpoint take them."""
+        """The configuration as plain types, for YAML and checkpoints."""
         return self.model_dump(mode="json")

@@ -19,10 +19,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file and apply `section.key=value` overrides.
 
     Raises:
-        UserError: the file is missing or no YAML, a key is unknown, a value is not allowed.
+        UserError: the file is missing or is not YAML, a key is unknown, or a value is not allowed.
     """
     if not path.is_file():
-        raise UserError(f"no configuration at {path}; see configs/ for those there are")
+        raise UserError(f"no configuration at {path}; pass config.yaml or one of configs/")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -51,7 +51,7 @@ def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the 
 
 
 def _explain(problem: dict) -> str:
-    """One pydantic problem as one sentence: key, value, what is allowed, nearest spelling."""
+    """A pydantic error as one sentence: key, value, what is allowed, nearest spelling."""
     path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -68,7 +68,7 @@ def _explain(problem: dict) -> str:
 
 
 def all_keys() -> dict[str, FieldInfo]:
-    """`section.key` -> field, for every key there is."""
+    """`section.key` -> field, for all keys."""
     return {
         f"{section}.{name}": field
         for section, info in Config.model_fields.items()
@@ -96,10 +96,10 @@ def argument_parser(description: str, sections: Sequence[str]) -> argparse.Argum
 
 
 def config_parser(description: str, sections: Sequence[str]) -> argparse.ArgumentParser:
-    """`argument_parser` with `--config` and overrides, for scripts that begin with a configuration."""
+    """`argument_parser` with `--config` and overrides, for scripts that read a configuration file."""
     parser = argument_parser(description, sections)
     parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (config.yaml)"
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="YAML file (default: config.yaml)"
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"

@@ -21,26 +21,26 @@ from utils import UserError, run_script
 
 
 def main() -> None:
-    """Get the captions of a split from a file or a model, score them, print and write the scores."""
+    """Get captions of a split from a file or a model, score them, and print and write the scores."""
     args = _parse_arguments()
     if args.predictions:
         config = load_config(args.config or DEFAULT_CONFIG, args.overrides)
         table = _read_table(config, args.split, with_images=False)
-        truth = _references(table, args.split)
+        split_references = _split_references(table, args.split)
         predictions = read_predictions(args.predictions, table)
-        captions = select_predictions(predictions, truth, str(args.predictions), args.strict)
+        captions = select_predictions(predictions, split_references, str(args.predictions), args.strict)
         vocab_size, folder = None, args.predictions.parent
     else:
         checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
         captioner = Captioner.load(checkpoint, args.overrides)
         table = _read_table(captioner.config, args.split, with_images=True)
-        truth = _references(table, args.split)
+        split_references = _split_references(table, args.split)
         with captioner.compute.explain_memory("lower train.batch_size or --beam"):
             [dataset] = make_datasets(captioner, table, [args.split])
             captions = caption_split(captioner, dataset, captioner.options())
         vocab_size, folder = len(captioner.vocabulary) - len(SPECIAL), checkpoint.parent
 
-    scores, left_out = score_set(captions, truth)
+    scores, left_out = score_set(captions, split_references)
     statistics = caption_statistics(captions, vocab_size)
     print(f"\n{len(captions):,} images\n{scores_table(scores, left_out)}\n{_statistics_table(statistics)}")
     output = args.output or folder / f"eval-{args.split}"
@@ -51,7 +51,7 @@ def main() -> None:
 def _parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, ("search",))
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="best.pth of a run (default: the newest under runs/)"
+        "--checkpoint", type=Path, metavar="FILE", help="best.pth of a run (default: the newest one in runs/)"
     )
     parser.add_argument(
         "--split", choices=(*SPLITS, "all"), default="test", help="split to score (default: test)"
@@ -59,11 +59,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--beam", type=int, metavar="K", help="beam width, the same as search.beam=K")
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE",
-        help="score the captions in this file instead of a model's: JSON {name: caption}, COCO's results "
-        "format, captions.json of inference_visualize.py, or any captions file",
+        help="score the captions in this file, not a model's: JSON {name: caption}, COCO's results format, "
+        "captions.json of inference_visualize.py, or any captions file",
     )  # fmt: skip
     parser.add_argument(
-        "--strict", action="store_true", help="with --predictions: refuse missing captions and extra ones"
+        "--strict", action="store_true", help="with --predictions: missing or extra captions are an error"
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE",
@@ -79,27 +79,27 @@ def _parse_arguments() -> argparse.Namespace:
     args = parser.parse_intermixed_args()
     for option in ("config", "strict"):
         if getattr(args, option) and not args.predictions:
-            raise UserError(f"--{option} is an option of --predictions; leave it out to score a checkpoint")
+            raise UserError(f"--{option} needs --predictions; leave it out to score a checkpoint")
     for option in ("checkpoint", "beam"):
         if getattr(args, option) and args.predictions:
-            raise UserError(f"--{option} is for scoring a model; leave it out with --predictions")
+            raise UserError(f"--{option} cannot be combined with --predictions; leave one of them out")
     if args.beam is not None:
         args.overrides.append(f"search.beam={args.beam}")
     return args
 
 
 def _read_table(config: Config, split: str, with_images: bool) -> pd.DataFrame:
-    """The captions table; for `all`, every image is in the one split of that name."""
+    """The captions table; for `all`, all images are put into one split of that name."""
     splits = SPLITS if split == "all" else (split,)
     table = read_table(config.data, splits if with_images else ())
     return table.assign(split="all") if split == "all" else table
 
 
-def _references(table: pd.DataFrame, split: str) -> dict[str, list[str]]:
-    truth = references(table, split)
-    if not truth:
+def _split_references(table: pd.DataFrame, split: str) -> dict[str, list[str]]:
+    found = references(table, split)
+    if not found:
         raise UserError(f"the captions file has no images in the split {split!r}; choose another --split")
-    return truth
+    return found
 
 
 def _statistics_table(statistics: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and checkpoints."""
+"""Writing files completely or not at all, and reading and writing checkpoints."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ CHECKPOINT_FORMAT = 2
 def replacing(path: Path):
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed over `path`.
 
-    A reader, or a run that is killed while it writes, sees the old file or the new one, never half of one.
+    Readers find the old file or the new one, never half of one, even if the process is killed while writing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -41,14 +41,14 @@ def load_checkpoint(path: Path) -> dict:
     """Read a checkpoint onto the CPU without running code from it.
 
     Raises:
-        UserError: there is no such file, or it is no checkpoint of this project.
+        UserError: there is no such file, or it is not a checkpoint of this project.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}; train one with train.py or pass --checkpoint FILE")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        checkpoint = None  # whatever the unpickler stumbled over: it is not one of our files
+        checkpoint = None  # the unpickler may raise anything for a file that is not a checkpoint
     if not isinstance(checkpoint, dict) or "format" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this project (or is damaged); use a run's best.pth")
     if checkpoint["format"] == 1:
@@ -62,7 +62,7 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def _upgrade(checkpoint: dict) -> None:
-    """Format 1 -> 2: one layer of the LSTM decoder has another name."""
+    """Format 1 -> 2: one layer of the LSTM decoder was renamed."""
     states = [checkpoint["model"], checkpoint.get("training", {}).get("average") or {}]
     for state in states:
         for key in [key for key in state if "decoder.picture." in key or key.startswith("module.picture.")]:
@@ -71,7 +71,7 @@ def _upgrade(checkpoint: dict) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The best.pth written last among the runs in `folder`; raises UserError where there is none."""
+    """The most recent best.pth of the runs in `folder`; raises UserError if there is none."""
     found = sorted(folder.glob("*/best.pth"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(

@@ -15,7 +15,7 @@ class Progress:
     """
 
     def __init__(self, total: int, title: str, unit: str, initial: int = 0, keep: bool = True):
-        """`initial` of the `total` are done already. `keep`: the finished bar, or the last line, stays."""
+        """`initial`: how many of `total` are already done. `keep`: whether the finished bar or line stays."""
         self.total, self.title, self.unit, self.keep = total, title, unit, keep
         self.done = self.initial = initial
         self.started = self.printed = time.monotonic()
@@ -32,7 +32,7 @@ class Progress:
         self.bar.close()
 
     def note(self, text: str) -> None:
-        """Show `text` after the count from the next update on."""
+        """Show `text` after the count, starting with the next update."""
         self.text = text
         self.bar.set_postfix_str(text, refresh=False)
 

@@ -9,7 +9,7 @@ from compute import Compute, seed_everything
 from config import Config
 from config_reading import config_parser, load_config
 from data.captions import read_table, references
-from data.sample import draw_if_asked
+from data.sample import draw_if_missing
 from training.datasets import make_datasets
 from training.run import Run
 from training.start import check, make_captioner, resumed, with_model_of
@@ -40,13 +40,13 @@ def _parse_arguments() -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="RUN",
-        help="continue a stopped run: its folder, or that of the configuration if none is given",
+        help="continue a stopped run; RUN is its folder (default: the folder of the configuration's run)",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="start over in a run folder that holds a run"
+        "--overwrite", action="store_true", help="start again in the folder of an existing run"
     )
     args = parser.parse_intermixed_args()
-    if args.resume and "=" in args.resume:  # `--resume train.epochs=20` means the configuration's own run
+    if args.resume and "=" in args.resume:  # `--resume train.epochs=20`: no RUN, only an override
         args.overrides, args.resume = [args.resume, *args.overrides], ""
     return args
 
@@ -60,8 +60,8 @@ def _configure(args: argparse.Namespace) -> tuple[Config, dict | None]:
         return resumed(config.run_folder, args.overrides)
     if (config.run_folder / "checkpoints.pth").exists() and not args.overwrite:
         raise UserError(
-            f"{config.run_folder} already holds a run; continue it with --resume, start over with "
-            "--overwrite, or give the new one a name with run.name=NAME"
+            f"{config.run_folder} already contains a run; continue it with --resume, start again with "
+            "--overwrite, or choose another name with run.name=NAME"
         )
     if config.train.init_from:
         return with_model_of(config, config.train.init_from)
@@ -69,14 +69,14 @@ def _configure(args: argparse.Namespace) -> tuple[Config, dict | None]:
 
 
 def find_data(config: Config) -> pd.DataFrame:
-    """The captions table, its images checked; the built-in sample is drawn if the configuration names it."""
+    """The captions table, after a check of its images; draws the sample if the configuration names it."""
     data = config.data
-    draw_if_asked(data.captions)
+    draw_if_missing(data.captions)
     if absent := [path for path in data.captions if not path.exists()]:
         raise UserError(
-            f"no data: there is no {absent[0].absolute()} (images belong in {data.images.absolute()}/); get "
-            "Flickr8k (Kaggle's 'flickr8k' has images and captions), put captions.csv and images/ there, or "
-            "try the built-in sample: python train.py --config configs/sample.yaml"
+            f"no captions file at {absent[0].absolute()}; download Flickr8k (for example from Kaggle), "
+            f"put its captions there and its images into {data.images.absolute()}/, or try the built-in "
+            "sample: python train.py --config configs/sample.yaml"
         )
     return read_table(data)
 

@@ -1,4 +1,4 @@
-"""What has no other home: how scripts end, choices by name, and the indices of the special tokens."""
+"""Small shared helpers: how scripts end, choices by name, and the indices of the special tokens."""
 
 import difflib
 import importlib
@@ -35,7 +35,7 @@ def run_script(main: Callable[[], int | None]) -> None:
 
 
 def look_up(choices: Mapping[str, T], name: str, key: str) -> T:
-    """`choices[name]`; a UserError that names the configuration's `key` if there is none."""
+    """`choices[name]`. If there is no such choice, raises a UserError that names the configuration key."""
     if name not in choices:
         near = difflib.get_close_matches(name, choices, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -44,7 +44,7 @@ def look_up(choices: Mapping[str, T], name: str, key: str) -> T:
 
 
 def classes_in(package: str, path: Iterable[str], base: type[T]) -> dict[str, type[T]]:
-    """Import every module of a package; returns the classes derived from `base` in them by their `name`."""
+    """Import all modules of a package; returns the subclasses of `base` that they define, by `name`."""
     found = {}
     for info in pkgutil.iter_modules(path):
         module = importlib.import_module(f"{package}.{info.name}")

@@ -2,8 +2,8 @@
 
 python visualize_loss.py                          the most recent run under runs/
 python visualize_loss.py runs/baseline            one run -> runs/baseline/loss_curve.png and .svg
-python visualize_loss.py runs/* --output all.pdf  several runs on one sheet
-python visualize_loss.py --watch                  draw again whenever the log has grown, until Ctrl-C
+python visualize_loss.py runs/* --output all.pdf  several runs in one figure
+python visualize_loss.py --watch                  draw again when the log has grown, until Ctrl-C
 """
 
 import argparse
@@ -21,13 +21,13 @@ _SHOWN = [measure for measure in MEASURES if measure.in_curves]
 
 
 def main() -> None:
-    """Draw the sheet and print a table."""
+    """Draw the curves and print a table."""
     args = _parse_arguments()
     logs = [find_log(run) for run in args.runs]
     if not logs:
         logs = [newest_log(Path("runs"))]
         print(f"The most recent run: {logs[0].parent}")
-    logs = list({log.resolve(): log for log in logs}.values())  # the same run named twice is one run
+    logs = list({log.resolve(): log for log in logs}.values())  # each run once, even if it is named twice
     folder = logs[0].parent if len(logs) == 1 else Path()
     outputs = [args.output] if args.output else [folder / "loss_curve.png", folder / "loss_curve.svg"]
     if args.watch:
@@ -43,7 +43,7 @@ def _draw(logs: list[Path], outputs: list[Path]) -> None:
 
 
 def _watch(logs: list[Path], outputs: list[Path]) -> None:
-    """Draw whenever one of the logs has changed; this never returns."""
+    """Draw whenever one of the logs has changed; never returns."""
     seen, waiting = None, False
     while True:
         now = [(log.stat().st_size, log.stat().st_mtime_ns) if log.is_file() else None for log in logs]
@@ -51,7 +51,7 @@ def _watch(logs: list[Path], outputs: list[Path]) -> None:
             try:
                 _draw(logs, outputs)
                 waiting = False
-            except UserError as error:  # the run has just begun, or is being started anew
+            except UserError as error:  # the run has just started or restarted
                 if not waiting:
                     print(f"waiting: {error}", flush=True)
                 waiting = True
@@ -60,7 +60,6 @@ def _watch(logs: list[Path], outputs: list[Path]) -> None:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -70,17 +69,15 @@ def _parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
-        help="png, svg or pdf (default: loss_curve.png and loss_curve.svg in the folder of the run, or for "
-        "several runs in the current folder)",
+        help="png, svg or pdf (default: loss_curve.png and loss_curve.svg in the run's folder; for several "
+        "runs, in the current folder)",
     )  # fmt: skip
-    parser.add_argument(
-        "--watch", action="store_true", help="keep running and draw whenever a log has grown (until Ctrl-C)"
-    )
+    parser.add_argument("--watch", action="store_true", help="draw again when a log has grown, until Ctrl-C")
     return parser.parse_intermixed_args()
 
 
 def _runs_table(logs: list[Path]) -> str:
-    """One line per run: the completed epochs, and the best value of each measure with its epoch."""
+    """One line per run: the number of epochs, and the best value of each measure with its epoch."""
     rows = [["run", "epochs", *(measure.title for measure in _SHOWN)]]
     for name, log in zip(run_names(logs), logs, strict=True):
         table = read_log(log)
@@ -91,7 +88,7 @@ def _runs_table(logs: list[Path]) -> str:
 
 
 def _epochs_table(log: Path) -> str:
-    """One line per epoch, the best value of each measure starred; before the first ends, its latest step."""
+    """One line per epoch, best values starred; during the first epoch, one line for the latest step."""
     table = read_log(log)
     epochs = table[table["event"] == "epoch"]
     if epochs.empty:
@@ -113,7 +110,7 @@ def _cell(value: float, form: str, star: str = "") -> str:
 
 
 def _aligned(rows: list[list[str]]) -> str:
-    """Rows of cells as the lines of a table, with each column as wide as its widest cell."""
+    """The lines of a table; each column is as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return "\n".join(lines)

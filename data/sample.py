@@ -92,7 +92,7 @@ class Scene(NamedTuple):
     where: str
 
 
-def draw_if_asked(captions: list[Path]) -> None:
+def draw_if_missing(captions: list[Path]) -> None:
     """Draw the sample if `captions` is its captions file and does not exist yet."""
     if captions[0].parent == _SAMPLE_FOLDER and not captions[0].exists():
         draw_sample(_SAMPLE_FOLDER)
