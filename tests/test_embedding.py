@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from training.cross_entropy import CrossEntropy
 
+from captioning import Captioner
 from config_reading import make_config
 from data.dataset import Batch
 from files import save_checkpoint
-from models.decoder import AttentionDecoder, LSTMDecoder
+from models.decoders import DECODERS
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
-from models.model import build_model, load_model, pack_model
-from tests.helpers import tiny
+from models.model import build_model, pack_model
+from tests.helpers import CPU, small_decoder, tiny
+from training.objectives.cross_entropy import CrossEntropy
 from training.trainer import Trainer
-from utils import UserError
+from utils import EOS, PAD, SOS, UNK, UserError
 
 WORDS = ["<pad>", "<sos>", "<eos>", "<unk>", "at", "dog", "garçon", "unicorn"]
+TRANSFORM = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
 VECTORS = {"at": [1.0, -2, 3.5, 4], "dog": [0.25, -0.5, 1e-3, 8], "garçon": [-1, 1, 1, 1]}
 
 
@@ -63,7 +65,6 @@ def test_the_first_vector_of_a_word_counts(tmp_path):
 
 
 def test_found_words_are_scaled_by_one_factor_to_the_size_of_the_others(tmp_path):
-    torch.manual_seed(0)
     embedding = WordEmbedding(len(WORDS), 4)
     random = embedding.weight.detach().clone()
     assert embedding.start_from(glove(tmp_path), WORDS) == 3
@@ -88,7 +89,7 @@ def test_found_words_are_scaled_by_one_factor_to_the_size_of_the_others(tmp_path
         (b"chien 1 2 3 4\n", r"none of the 8 words is in it"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named_with_the_mend(tmp_path, content, message):
+def test_a_file_that_does_not_fit_is_named_with_the_fix(tmp_path, content, message):
     (tmp_path / "v.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         WordEmbedding(len(WORDS), 4).start_from(tmp_path / "v.txt", WORDS)
@@ -116,34 +117,30 @@ def test_what_cannot_be_tied_or_frozen_is_refused(overrides, message):
 
 
 def test_one_hot_words_have_unit_variance_and_one_entry():
-    vectors = OneHotWords(9)(torch.tensor([[3, 0], [8, 3]]))
+    vectors = OneHotWords(9)(torch.tensor([[UNK, PAD], [8, UNK]]))
     assert vectors.shape == (2, 2, 9)
-    assert torch.equal(vectors.argmax(dim=2), torch.tensor([[3, 0], [8, 3]]))
+    assert torch.equal(vectors.argmax(dim=2), torch.tensor([[UNK, PAD], [8, UNK]]))
     torch.testing.assert_close(vectors.square().mean(dim=2), torch.ones(2, 2))
     assert (vectors != 0).sum() == 4
 
 
-@pytest.mark.parametrize("kind", ["attention", "lstm"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_one_hot_decoders_step_as_they_are_taught(kind):
-    torch.manual_seed(0)
-    if kind == "attention":
-        decoder = AttentionDecoder(6, 11, 8, 10, 7, dropout=0.5, tie=False, one_hot=True).eval()
-    else:
-        decoder = LSTMDecoder(6, 11, 8, 10, layers=2, dropout=0.5, tie=False, one_hot=True).eval()
-    grid, captions = torch.randn(2, 9, 6), torch.tensor([[1, 4, 5, 2], [1, 6, 2, 0]])
+    decoder = small_decoder(kind, embeddings="one_hot", tie_embeddings=False)
+    grid, captions = torch.randn(2, 9, 6), torch.tensor([[SOS, 4, 5, EOS], [SOS, 6, EOS, PAD]])
     logits, _ = decoder(grid, captions, torch.tensor([0, 1]))
     state = decoder.start(grid)
     for t in range(3):
         step_logits, state, _ = decoder.step(captions[:, t], state)
-        real = captions[:, t + 1] != 0
-        torch.testing.assert_close(logits[real, t], step_logits[real])
+        is_token = captions[:, t + 1] != PAD
+        torch.testing.assert_close(logits[is_token, t], step_logits[is_token])
 
 
-CAPTIONS = torch.tensor([[1, 4, 5, 2], [1, 6, 2, 0], [1, 7, 5, 2]])
+CAPTIONS = torch.tensor([[SOS, 4, 5, EOS], [SOS, 6, EOS, PAD], [SOS, 7, 5, EOS]])
 BATCH = Batch(torch.randn(2, 3, 32, 32), CAPTIONS, torch.tensor([4, 3, 4]), torch.tensor([0, 0, 1]))
 
 
-@pytest.mark.parametrize("kind", ["attention", "lstm"])
+@pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("tie", [True, False])
 def test_frozen_embeddings_stay_and_the_rest_learns(tmp_path, kind, tie):
     config = tiny(
@@ -160,11 +157,12 @@ def test_frozen_embeddings_stay_and_the_rest_learns(tmp_path, kind, tie):
     model = build_model(config, len(WORDS))
     model.decoder.embedding.start_from(config.decoder.vectors, WORDS)
     before = {key: value.clone() for key, value in model.decoder.state_dict().items()}
-    machine = (torch.device("cpu"), torch.float32)
-    trainer = Trainer(model, CrossEntropy(model, config, *machine), config, 10, *machine)
+    trainer = Trainer(CrossEntropy(model, config, CPU, train_set=None), steps_per_epoch=10)
     trainer.step(BATCH, [0, 1], epoch=1)
-    same = {key for key, value in model.decoder.state_dict().items() if torch.equal(value, before[key])}
-    assert same == {"embedding.weight", "output.score.weight"} if tie else {"embedding.weight"}
+    after = model.decoder.state_dict()
+    unchanged = {key for key, value in after.items() if torch.equal(value, before[key])}
+    # Tied, the words are scored by the same frozen weights.
+    assert unchanged == ({"embedding.weight", "output.score.weight"} if tie else {"embedding.weight"})
 
 
 def test_a_checkpoint_needs_no_vectors_file(tmp_path):
@@ -172,8 +170,8 @@ def test_a_checkpoint_needs_no_vectors_file(tmp_path):
     config = tiny(tmp_path, decoder={"embed_dim": 4, "embeddings": str(path), "freeze_embeddings": True})
     model = build_model(config, len(WORDS))
     model.decoder.embedding.start_from(path, WORDS)
-    save_checkpoint(tmp_path / "best.pth", pack_model(model, config, WORDS, {"size": 32}))
+    save_checkpoint(tmp_path / "best.pth", pack_model(model, config, WORDS, TRANSFORM))
     path.unlink()
-    loaded = load_model(tmp_path / "best.pth").model
+    loaded = Captioner.load(tmp_path / "best.pth", compute=CPU).model
     assert torch.equal(loaded.decoder.embedding.weight, model.decoder.embedding.weight)
     assert not loaded.decoder.embedding.weight.requires_grad
