@@ -21,9 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent))  # `python docs/build.py` finds the project's modules
+# `python docs/build.py` finds the project's modules. Functions for REGIONS are imported below this line.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+DOCS = Path(__file__).resolve().parent
 # Name of a region -> the function that returns its Markdown.
 REGIONS: dict[str, Callable[[], str]] = {}
 EXECUTED = ("tutorial.md",)
