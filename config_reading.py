@@ -39,7 +39,9 @@ def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the 
         key, equals, text = override.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and section and name):
-            raise UserError(f"{override!r} is not an override; write section.key=value, as train.epochs=20")
+            raise UserError(
+                f"{override!r} is not an override; write section.key=value, such as train.epochs=20"
+            )
         try:
             values.setdefault(section, {})[name] = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -38,7 +38,8 @@ def main() -> int:
     captioner = Captioner.load(args.checkpoint, args.overrides)
     if args.attention and not captioner.model.decoder.attends:
         raise UserError(
-            f"--attention: the model has decoder.kind={captioner.config.decoder.kind}, without attention"
+            f"--attention: the model has no attention (decoder.kind={captioner.config.decoder.kind}); leave "
+            "it out"
         )
     with captioner.compute.explain_memory("lower --beam"):
         entries = _caption(captioner, paths, args, {path: references[names[path]] for path in names})
@@ -59,29 +60,37 @@ def _parse_arguments() -> argparse.Namespace:
         "images", nargs="+", metavar="IMAGES", help="images, folders, globs, section.key=value"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="a run's best.pth (the newest one under runs/)"
+        "--checkpoint", type=Path, metavar="FILE", help="best.pth of a run (default: the newest one in runs/)"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="where to write (outputs)"
+        "--output",
+        type=Path,
+        default=Path("outputs"),
+        metavar="FOLDER",
+        help="folder to write to (default: outputs)",
     )
     parser.add_argument(
         "--captions", type=Path, metavar="FILE",
-        help="reference captions of these images: shown beside the captions, which are scored against them",
+        help="captions file with references for the images, to show and to score the captions against",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--beam", type=int, metavar="K", help="beam width, 1 is greedy (5)")
-    parser.add_argument("--temperature", type=float, metavar="T", help="above 0: sample, flatter as T grows")
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely words only")
     parser.add_argument(
-        "--top-p", type=float, metavar="P", help="sample among the most likely words of total P only"
+        "--beam", type=int, metavar="K", help="beam width, the same as search.beam=K; 1 is greedy"
     )
-    parser.add_argument("--seed", type=int, help="seed of sampling (the run's)")
     parser.add_argument(
-        "--attention", action="store_true", help="also draw a sheet of the attention at each word"
+        "--temperature", type=float, metavar="T", help="sample at this temperature if above 0"
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely words only")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the most likely words with total P only"
+    )
+    parser.add_argument("--seed", type=int, help="seed of sampling (default: run.seed)")
+    parser.add_argument(
+        "--attention", action="store_true", help="also draw a sheet with the attention for each word"
     )
     args = parser.parse_intermixed_args()
     if args.limit is not None and args.limit < 1:
-        parser.error("--limit takes a number from 1")
+        parser.error("--limit must be at least 1")
     if args.temperature is None and (args.top_k or args.top_p):
         args.temperature = 1.0  # top-k and top-p only make sense for sampling
     given = args.images
@@ -96,7 +105,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _find_images(arguments: Sequence[str]) -> list[Path]:
-    """The files that the arguments mean, in order, each once."""
+    """The files that the arguments select, in order and without duplicates."""
     found: dict[Path, None] = {}
     for argument in arguments:
         path = Path(argument)
@@ -109,7 +118,7 @@ def _find_images(arguments: Sequence[str]) -> list[Path]:
         else:
             files = [Path(f) for f in sorted(glob.glob(argument, recursive=True)) if Path(f).is_file()]
             if not files:
-                raise UserError(f"no image, folder or match at {argument}")
+                raise UserError(f"no image or folder at {argument}, and no file matches it")
         found.update(dict.fromkeys(files))
     if not found:
         raise UserError("no images given; pass files, folders or globs")
@@ -117,9 +126,9 @@ def _find_images(arguments: Sequence[str]) -> list[Path]:
 
 
 def _read_references(file: Path, paths: Sequence[Path]) -> tuple[dict[str, list[str]], dict[Path, str]]:
-    """All captions of a captions file by image name, and the names there of `paths`.
+    """The references in a captions file by image name, and the name in that file for each of `paths`.
 
-    Raises UserError if the file names none of them.
+    Raises UserError if the file has none of the images.
     """
     table = read_captions(file, Path(), splits_with_images=())
     references = {image: group.tolist() for image, group in table.groupby("image", sort=False)["caption"]}
@@ -127,8 +136,8 @@ def _read_references(file: Path, paths: Sequence[Path]) -> tuple[dict[str, list[
     matches = match_names(absolute, references, f"--captions {file}")
     if not matches:
         raise UserError(
-            f"--captions {file}: none of the {len(paths)} images is in it (the first is {paths[0].name!r}, "
-            f"the file has {next(iter(references))!r}); pass the file that belongs to these images"
+            f"--captions {file}: it has none of the {len(paths)} images (the first image is "
+            f"{paths[0].name!r}, the first in the file {next(iter(references))!r}); pass their captions file"
         )
     return references, {absolute[path]: name for path, name in matches.items()}
 
@@ -136,7 +145,7 @@ def _read_references(file: Path, paths: Sequence[Path]) -> tuple[dict[str, list[
 def _caption(
     captioner: Captioner, paths: Sequence[Path], args: argparse.Namespace, references: dict[Path, list[str]]
 ) -> dict[Path, PageEntry]:
-    """Caption the images, save each with its caption, and name on stderr those that cannot be read."""
+    """Caption the images, save each with its caption, and print the names of unreadable images to stderr."""
     entries, problems = {}, []
     file_names = _output_names(paths)
     with Progress(len(paths), "captions", "images") as progress:
@@ -145,7 +154,7 @@ def _caption(
                 problems.append(result)
             else:
                 files = _save_images(result, references.get(path, []), args, file_names[path])
-                # A photo takes megabytes: only its caption stays in memory.
+                # An image takes megabytes, so only its caption stays in memory.
                 result = replace(result, image=None)
                 entries[path] = PageEntry(str(path), path, result, references.get(path, []), files=files)
             progress.update()
@@ -157,7 +166,7 @@ def _caption(
 
 
 def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name for each image's files: its stem, with a number where several share it."""
+    """A name for the files of each image: its stem, with a number if several images have the same stem."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
@@ -172,7 +181,7 @@ def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
 def _save_images(
     result: Caption, references: list[str], args: argparse.Namespace, name: str
 ) -> dict[str, Path]:
-    """Write the captioned image and, if wanted, its attention sheet; returns the files by their label."""
+    """Write the captioned image and, with --attention, its attention sheet; returns the files by label."""
     drawn: dict[str, tuple[Path, Image.Image]] = {}
     captioned = captioned_image(result.image, result.caption, references)
     drawn["full size"] = (args.output / f"{name}_captioned.jpg", captioned)
@@ -191,7 +200,7 @@ def _save_images(
 def _add_scores(
     entries: dict[Path, PageEntry], references: dict[str, list[str]], names: dict[Path, str]
 ) -> None:
-    """Score the captions whose references are known, each and as a set, and print the scores of the set."""
+    """Score the captions that have references, one by one and as a set, and print the scores of the set."""
     captions = {names[path]: entry.result.caption for path, entry in entries.items() if path in names}
     if not captions:
         return
@@ -203,7 +212,7 @@ def _add_scores(
 
 
 def _write_results(output: Path, entries: dict[Path, PageEntry]) -> None:
-    """captions.json and captions_result.html."""
+    """Write captions.json and captions_result.html."""
     rows = []
     for path, entry in entries.items():
         result = entry.result

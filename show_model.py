@@ -4,7 +4,7 @@ python show_model.py                                       the main experiment
 python show_model.py --config configs/flickr8k_lstm.yaml   another one
 python show_model.py encoder.name=resnet152                with overrides
 
-It needs neither weights nor data. Without a vocabulary file it assumes a size of the vocabulary, and says so.
+It needs neither weights nor data. Without a vocabulary file it assumes a vocabulary size and prints it.
 """
 
 import argparse
@@ -21,9 +21,7 @@ from models.summary import Row, Summary, summarise, total
 from reports.architecture import draw_architecture, short
 from utils import UserError, run_script
 
-ASSUMED_VOCAB_SIZE = (
-    10_000  # about that of COCO's words seen five times or more; Flickr8k has a quarter of it
-)
+ASSUMED_VOCAB_SIZE = 10_000  # about COCO's with data.min_freq=5; Flickr8k's is a quarter of it
 
 
 def main() -> None:
@@ -48,17 +46,17 @@ def _parse_arguments() -> argparse.Namespace:
     parser = config_parser(__doc__, ("data", "encoder", "decoder"))
     parser.add_argument(
         "--vocab-size", type=int, metavar="N",
-        help="size of the vocabulary (that of vocab.json in the run's folder or beside the captions)",
+        help="vocabulary size (default: that of vocab.json in the run's folder or beside the captions)",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
-        help="the figure: png, svg or pdf (outputs/model.png and outputs/model.svg)",
+        help="figure: png, svg or pdf (default: outputs/model.png and outputs/model.svg)",
     )  # fmt: skip
     return parser.parse_intermixed_args()
 
 
 def _find_vocab_size(config: Config) -> int:
-    """The size of the run's vocabulary, else of the one beside the captions, else an assumed size."""
+    """The size of the run's vocabulary, or of the one beside the captions, or an assumed size."""
     for path in (config.run_folder / "vocab.json", config.data.captions[0].parent / "vocab.json"):
         if path.exists():
             vocab_size = len(Vocabulary.load(path))
@@ -69,7 +67,7 @@ def _find_vocab_size(config: Config) -> int:
 
 
 def _diagram(config: Config, decoder: Decoder, summary: Summary) -> Diagram:
-    """The decoder's own diagram, or the default one."""
+    """The decoder's diagram, or the default one."""
     if own := decoder.diagram(config.decoder, summary.grid[0]):
         return own
     start, step = ([_short_name(row) for row in rows] for rows in (summary.start, summary.step))
@@ -77,7 +75,7 @@ def _diagram(config: Config, decoder: Decoder, summary: Summary) -> Diagram:
 
 
 def _table(summary: Summary, config: Config) -> str:
-    """The layers under headings, and the sums."""
+    """The layers under headings, with totals."""
     lines = [["", "", "output", "parameters", "trained", "multiply-adds"]]
     parts = [
         (f"{config.encoder.name}, once per image", summary.encoder),
@@ -98,7 +96,7 @@ def _table(summary: Summary, config: Config) -> str:
             "",
             f"{summary.parameters:,} parameters: {summary.trained:,} trained, {frozen:,} frozen",
             f"{short(summary.per_image)} multiply-adds per image and {short(summary.per_word)} per word "
-            "(of convolutions and matrix products; a beam of K takes K words at a time)",
+            "(convolutions and matrix products; a beam of K computes K words per step)",
         ]
     )
 

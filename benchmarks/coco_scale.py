@@ -1,13 +1,13 @@
-"""How long does a dataset of COCO's size take to the first batch, and how much memory does it hold?
+"""How long does a dataset of COCO's size take until the first batch, and how much memory does it need?
 
     python benchmarks/coco_scale.py
 
-Invents 123,000 images with five captions each in a temporary folder (about 600 MB; the features are a
-sparse file), then goes the way of train.py: captions, vocabulary, cached features, datasets, epochs. With
-cached features the loader reads in its own process; then images are read by worker processes over a part
-of each epoch. Prints seconds, and the memory of the process (RSS: all of it that is in RAM) and of its
-workers (PSS: shared pages divided among those who share them; USS: what only they have). Linux only. On a
-machine with fewer than four cores torch warns of too many workers: `python -W ignore` keeps it quiet.
+Generates 123,000 images with five captions each in a temporary folder (about 600 MB; the features are a
+sparse file), then does what train.py does: captions, vocabulary, cached features, datasets, epochs. First
+the main process reads cached features, then worker processes read images, over a part of each epoch. Prints
+seconds, and the memory of the process (RSS: resident memory) and of its workers (PSS: shared pages divided
+among the processes that share them; USS: unshared memory). Linux only. On a machine with fewer than four
+cores torch warns about too many workers; `python -W ignore` hides the warning.
 """
 
 import argparse
@@ -42,14 +42,14 @@ from data.vocab import Vocabulary
 from training.datasets import compute_features
 
 CAPTIONS_PER_IMAGE = 5
-WORDS = 30_000  # different ones; COCO's captions have about 27,000
-GRID = (49, 2048)  # of a ResNet-50
+NUM_WORDS = 30_000  # distinct words; COCO's captions have about 27,000
+GRID = (49, 2048)  # of ResNet-50
 TRANSFORM = ImageTransform(64, (0.5,) * 3, (0.5,) * 3)
 CPU = Compute(torch.device("cpu"))
 
 
 class Encoder:
-    """Stands for the frozen encoder, which has nothing to do: its features are there."""
+    """Replaces the frozen encoder, which is not used because its features are cached."""
 
     def digest(self) -> str:
         return "none"
@@ -61,20 +61,21 @@ class Encoder:
         return torch.zeros(len(images), *GRID)
 
 
-def invent(folder: Path, images: int) -> None:
-    """Images in images/train2014 and val2014, and their captions in Karpathy's format, tokens included."""
+def generate(folder: Path, num_images: int) -> None:
+    """Write images to images/train2014 and val2014, and their captions in Karpathy's format, with tokens."""
     rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(WORDS)]
-    weights = np.cumsum(1 / np.arange(1, WORDS + 1)).tolist()  # Zipf's law
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(NUM_WORDS)]
+    weights = np.cumsum(1 / np.arange(1, NUM_WORDS + 1)).tolist()  # Zipf's law
     buffer = io.BytesIO()
     Image.effect_noise((64, 64), 60).convert("RGB").save(buffer, "JPEG", quality=50)
     entries = []
-    for i in range(images):
+    for i in range(num_images):
         split = (
             "val"
-            if i < images // 25
+            if i < num_images // 25
             else "test"
-            if i < images // 12
+            if i < num_images // 12
             else "restval"
             if i % 4 == 0
             else "train"
@@ -101,10 +102,10 @@ def invent(folder: Path, images: int) -> None:
     (folder / "dataset_coco.json").write_text(json.dumps({"images": entries, "dataset": "coco"}), "utf-8")
 
 
-def invent_features(config: Config) -> None:
-    """A full store: one that holds a single image, its index and its size extended to all of them."""
+def generate_features(config: Config) -> None:
+    """Fill the feature store: compute one image, then extend the index and the file to all images."""
     table = read_captions(config.data.captions, config.data.images)
-    compute(config, table.head(1))
+    cached_features(config, table.head(1))
     [store] = config.features.folder.iterdir()
     index = read_index(store)
     [(_, kind)] = index.entries
@@ -114,21 +115,21 @@ def invent_features(config: Config) -> None:
     os.truncate(store / "grids.f16", len(index.entries) * int(np.prod(GRID)) * 2)
 
 
-def compute(config: Config, table):
+def cached_features(config: Config, table):
     model = SimpleNamespace(encoder=Encoder())
     captioner = SimpleNamespace(config=config, compute=CPU, model=model, transform=TRANSFORM)
     return compute_features(captioner, table, ("train", "val"))
 
 
 def megabytes(pid: int, *kinds: str) -> int:
-    """The sum of some lines of Linux's account of a process's memory, such as Rss or Private_Clean."""
+    """The sum of some kinds of memory of a process, such as Rss or Private_Clean (from Linux's /proc)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     return sum(values[kind] for kind in kinds) // 1024
 
 
 def memory() -> str:
-    """Of this process and, where there are some, of its workers."""
+    """The memory of this process and, if there are any, of its workers."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     text = f"RSS {megabytes(os.getpid(), 'Rss'):5,} MB (peak {peak:5,})"
     workers = [process.pid for process in multiprocessing.active_children()]
@@ -148,7 +149,7 @@ def timed(title: str, work: Callable):
 
 
 def run_epochs(dataset: Flickr8kDataset, workers: int, epochs: int, batches: int) -> None:
-    """Draw batches as training does; memory is looked at while the workers are there."""
+    """Load batches as training does, and print the memory while the workers are running."""
     for epoch in range(1, epochs + 1):
         drawn = training_batches(len(dataset), 32, seed=1, epoch=epoch)[: batches or None]
         loader = make_loader(dataset, drawn, workers, CPU)
@@ -169,7 +170,7 @@ def measure(config: Config, epochs: int, batches: int) -> None:
     )
     train = table.loc[table["split"] == "train", "caption"]
     vocabulary = timed("vocabulary built", lambda: Vocabulary.build(train, config.data.min_freq))
-    features = timed("cached features looked up", lambda: compute(config, table))
+    features = timed("cached features looked up", lambda: cached_features(config, table))
 
     def dataset(split: str, features=None) -> Flickr8kDataset:
         return Flickr8kDataset(table, split, vocabulary, config.data.images, TRANSFORM, features)
@@ -180,7 +181,7 @@ def measure(config: Config, epochs: int, batches: int) -> None:
     timed("first batch", lambda: next(iter(make_loader(train_set, draws, 4, CPU))))
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
     print(f"start-up to the first batch: {seconds:.1f} s ({busy:.1f} s of CPU)")
-    print("cached features, read in the process itself")
+    print("cached features, read by the main process")
     run_epochs(train_set, 4, epochs, batches)
     print("images, read by 4 workers")
     run_epochs(dataset("train"), 4, epochs, batches)
@@ -188,9 +189,9 @@ def measure(config: Config, epochs: int, batches: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=123_000, help="images (123000)")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs (3)")
-    parser.add_argument("--batches", type=int, default=500, help="batches of each epoch, 0 for all (500)")
+    parser.add_argument("--images", type=int, default=123_000, help="number of images (default: 123000)")
+    parser.add_argument("--epochs", type=int, default=3, help="number of epochs (default: 3)")
+    parser.add_argument("--batches", type=int, default=500, help="batches per epoch; 0: all (default: 500)")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="coco_scale_"))
     config = make_config({
@@ -198,8 +199,8 @@ def main() -> None:
         "features": {"folder": str(folder / "features")},
     })  # fmt: skip
     try:
-        # In a process of its own, whose memory is not the one to be measured.
-        for work, *given in ((invent, folder, arguments.images), (invent_features, config)):
+        # In separate processes, so that their memory is not measured.
+        for work, *given in ((generate, folder, arguments.images), (generate_features, config)):
             process = multiprocessing.get_context("spawn").Process(target=work, args=given)
             process.start()
             process.join()

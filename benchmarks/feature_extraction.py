@@ -2,8 +2,8 @@
 
     python benchmarks/feature_extraction.py IMAGES [--encoder NAME] [--images 512] [--rounds 5]
 
-In turns, several times: the bare backbone on a batch that is in memory, and data/features.py from image
-files to the features on disk. Prints images per second of both, and the ratio of their medians.
+Measures, several times in turn, the backbone alone on a batch in memory, and data/features.py from image
+files to features on disk. Prints the images per second of both, and the ratio of their medians.
 """
 
 import argparse
@@ -30,12 +30,16 @@ BATCH = 32
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("image_folder", type=Path, metavar="IMAGES", help="a folder of images")
-    parser.add_argument("--encoder", default="resnet50", metavar="NAME", help="(resnet50)")
-    parser.add_argument("--images", type=int, default=512, help="images a round (512)")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (5)")
+    parser.add_argument("image_folder", type=Path, metavar="IMAGES", help="image folder")
+    parser.add_argument(
+        "--encoder", default="resnet50", metavar="NAME", help="torchvision model (default: resnet50)"
+    )
+    parser.add_argument("--images", type=int, default=512, help="images per round (default: 512)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each (default: 5)")
     defaults = make_config({})
-    parser.add_argument("--workers", type=int, default=defaults.data.workers, help="processes that read")
+    parser.add_argument(
+        "--workers", type=int, default=defaults.data.workers, help="processes that read images"
+    )
     args = parser.parse_args()
 
     paths = sorted(
@@ -43,10 +47,10 @@ def main() -> int:
     )
     paths = paths[: args.images]
     if len(paths) < BATCH:
-        raise UserError(f"{args.image_folder} holds {len(paths)} images; at least {BATCH} are needed")
+        raise UserError(f"{args.image_folder} has {len(paths)} images; pass a folder with {BATCH} or more")
     names = [path.name for path in paths]
     compute = Compute.choose()
-    # The values of the weights do not matter to the speed.
+    # The values of the weights do not affect the speed.
     config = EncoderConfig(name=args.encoder, weights="none")
     encoder, transform = EncoderCNN(config).to(compute.device).eval(), transform_for(config)
     for_inference = encoder.for_inference()  # as training/datasets.py computes features
@@ -57,8 +61,8 @@ def main() -> int:
             return for_inference(transform.normalise(pixels.to(compute.device)))
 
     @torch.inference_mode()
-    def bare(batch: torch.Tensor) -> float:
-        """Images per second of the backbone alone, as torchvision has it."""
+    def backbone_alone(batch: torch.Tensor) -> float:
+        """Images per second of the encoder alone, without fused batch norms."""
         began = time.perf_counter()
         with compute.autocast():
             for _ in range(len(names) // BATCH):
@@ -76,14 +80,14 @@ def main() -> int:
 
     pixels = torch.stack([transform.pixels(read_image(path)) for path in paths[:BATCH]])
     batch = transform.normalise(pixels.to(compute.device))
-    bare(batch)  # to warm up
+    backbone_alone(batch)  # to warm up
     alone, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         for i in range(args.rounds):
-            alone.append(bare(batch))
+            alone.append(backbone_alone(batch))
             whole.append(extraction(Path(folder) / str(i)))
     precision = str(compute.precision).removeprefix("torch.")
-    print(f"{args.encoder}, {precision} on {compute.device}, {len(names)} images a round")
+    print(f"{args.encoder}, {precision} on {compute.device}, {len(names)} images per round")
     print(f"backbone alone: {statistics.median(alone):.1f} images/s")
     print(f"extraction:     {statistics.median(whole):.1f} images/s")
     print(f"ratio:          {statistics.median(w / a for w, a in zip(whole, alone, strict=True)):.1%}")

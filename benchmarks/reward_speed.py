@@ -1,9 +1,9 @@
-"""How much of a training step is the scoring of what was sampled?
+"""How much of a training step does scoring the sampled captions take?
 
     python benchmarks/reward_speed.py --checkpoint runs/flickr8k_mobilenet/best.pth
 
-Takes a few steps of self-critical training on the checkpoint's own data, keeps nothing of them, and prints
-how long a step took and how much of it was scoring.
+Runs a few steps of self-critical training on the checkpoint's data without saving anything, and prints the
+time of a step and the share of scoring.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from utils import run_script
 
 
 class Timed:
-    """A function that keeps the time its calls take."""
+    """A function with the total time of its calls."""
 
     def __init__(self, function):
         self.function, self.seconds = function, 0.0
@@ -40,8 +40,8 @@ class Timed:
 def main() -> None:
     args = parse_arguments()
     checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
-    objective = [f"train.objective={args.objective}", f"train.init_from={checkpoint}"]
-    captioner = Captioner.load(checkpoint, [*args.overrides, *objective])
+    overrides = [f"train.objective={args.objective}", f"train.init_from={checkpoint}"]
+    captioner = Captioner.load(checkpoint, [*args.overrides, *overrides])
     config, data = captioner.config, captioner.config.data
     seed_everything(config.run.seed)
     table = read_table(data)
@@ -62,7 +62,7 @@ def main() -> None:
     seconds = time.perf_counter() - began
     print(
         f"{args.steps} steps, {int(loss.sums['captions'])} captions of {config.train.batch_size} images "
-        f"each: {1000 * seconds / args.steps:.1f} ms a step, {1000 * scoring.seconds / args.steps:.1f} ms "
+        f"each: {1000 * seconds / args.steps:.1f} ms per step, {1000 * scoring.seconds / args.steps:.1f} ms "
         f"of it ({scoring.seconds / seconds:.1%}) scoring"
     )
 
@@ -70,14 +70,14 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="a run's best.pth (the newest one under runs/)"
+        "--checkpoint", type=Path, metavar="FILE", help="best.pth of a run (default: the newest one in runs/)"
     )
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure (20)")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="steps to measure (default: 20)")
     parser.add_argument(
         "--objective",
         choices=("self_critical", "actor_critic"),
         default="self_critical",
-        help="(self_critical)",
+        help="training objective (default: self_critical)",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"

@@ -2,7 +2,7 @@
 
     python benchmarks/tokenizer_agreement.py CAPTIONS.csv
 
-Prints how many captions the two split differently, each of them in both versions, and both times.
+Prints how many captions the two split differently, both versions of each, and the time that both take.
 """
 
 import argparse
@@ -26,14 +26,14 @@ _CLASS = "edu.stanford.nlp.process.PTBTokenizer"
 
 
 def java_tokens(captions: Sequence[str]) -> list[list[str]]:
-    """The tokens of N captions, N lists, by the Java program as pycocoevalcap's PTBTokenizer runs it.
+    """The tokens of N captions, N lists, from the Java program as pycocoevalcap's PTBTokenizer runs it.
 
-    Through pipes rather than a temporary file inside the installed package. Raises UserError where Java is
-    missing or fails.
+    It is run through pipes, not with a temporary file inside the installed package. Raises UserError if Java
+    is missing or fails.
     """
     java = find_java()
     if java is None:
-        raise UserError("no Java found; install a Java runtime, or let JAVA_HOME name one")
+        raise UserError("no Java found; install a Java runtime, or set JAVA_HOME to the folder of one")
     lines = [" ".join(caption.splitlines()) + "\n" for caption in captions]
     command = [java, "-cp", str(_JAR), _CLASS, "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
     try:
@@ -41,14 +41,16 @@ def java_tokens(captions: Sequence[str]) -> list[list[str]]:
             command, input="".join(lines), capture_output=True, encoding="utf-8", timeout=600
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{java} does not run ({error})") from None
+        raise UserError(f"{java} cannot be run ({error}); check JAVA_HOME and PATH") from None
     answers = done.stdout.split("\n")[:-1]
     if done.returncode or len(answers) != len(captions):
-        raise UserError(f"{java} answered {len(answers)} of {len(captions)} captions: {done.stderr[-300:]}")
+        raise UserError(
+            f"{java} returned {len(answers)} lines for {len(captions)} captions: {done.stderr[-300:]}"
+        )
     kept = [
         [token for token in line.split(" ") if token not in ptbtokenizer.PUNCTUATIONS] for line in answers
     ]
-    # The scorers split at spaces of any kind, the no-break space within a token of Java's ("2 1/2") too.
+    # The scorers split at any kind of space, including the no-break space in tokens of Java such as "2 1/2".
     return [" ".join(tokens).split() for tokens in kept]
 
 
@@ -59,7 +61,7 @@ def main() -> None:
     try:
         captions = list(pd.read_csv(path, dtype=str, keep_default_na=False)["caption"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no CSV file with a column `caption` ({error})") from None
+        raise UserError(f"{path} is not a CSV file with a column `caption` ({error})") from None
 
     start = time.perf_counter()
     theirs = java_tokens(captions)

@@ -13,11 +13,11 @@ from data.splits import LISTS, is_flickr8k, split_of
 from utils import UserError
 
 SPLITS = ("train", "val", "test")
-_MAX_NAMED = 3  # unusable rows that a message names
+_MAX_NAMED = 3  # most unusable rows that a message names
 
 
 def read_table(data: DataConfig, splits_with_images: Sequence[str] = SPLITS) -> pd.DataFrame:
-    """`read_captions` for the files, the folders and the limit of a configuration."""
+    """`read_captions` with the arguments from a configuration."""
     return read_captions(data.captions, data.images, data.max_bad_rows, splits_with_images, data.lists)
 
 
@@ -30,22 +30,22 @@ def read_captions(
 ) -> pd.DataFrame:
     """Read captions in any format of data/formats.py, and print what was found.
 
-    Rows that cannot be used (no caption, no such image, not of the format) are left out and counted. Rows
-    that a file sets aside, by an empty split or because no list has the image, are left out silently.
+    Rows that cannot be used (no caption, no such image, wrong format) are left out and counted. Rows with an
+    empty split, or with an image that is in none of the split lists, are left out silently.
 
     Args:
-        image_folder: folder of the images; those of COCO may be in its subfolders train2014/ and so on.
-        max_bad_rows: largest share of the rows that may be unusable; more is an error.
+        image_folder: folder of the images; COCO's may be in its subfolders train2014/ and val2014/.
+        max_bad_rows: largest share of unusable rows; more is an error.
         splits_with_images: the splits whose images must exist.
-        lists: folder of Flickr8k's split lists, for files without splits; None looks beside each file.
+        lists: folder of Flickr8k's split lists, for files without splits; None: lists beside each file.
 
     Returns:
         DataFrame with `image` (path relative to `image_folder`), `caption`, `split` (train, val or test) and,
-        where the format has one, `image_id`. Images without a split get one by a hash of their names.
+        if the format has ids, `image_id`. Images without a split get one from a hash of their names.
 
     Raises:
-        UserError: a file or a list cannot be read, `image_folder` does not exist or a path leads out of it, a
-            split is unknown, an image is in two splits, too many rows are unusable, or nothing is left.
+        UserError: a file or a list cannot be read, `image_folder` does not exist, an image path leads out of
+            it, a split is unknown, an image is in two splits, too many rows are unusable, or no row is left.
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
     where = ", ".join(map(str, paths))
@@ -63,7 +63,7 @@ def read_captions(
     if rows.empty:
         raise UserError(f"{where} has no rows with an image, a caption and a split")
     _check_one_split(rows, where)
-    # Ids are kept only if each image has one of its own: ids of two sources would clash.
+    # Ids are kept only if each image has a unique one: ids from two sources may clash.
     has_ids = rows["image_id"].notna().all() and rows["image_id"].nunique() == rows["image"].nunique()
     columns = ["image", "caption", "split"] + (["image_id"] if has_ids else [])
     table = rows[columns].infer_objects().reset_index(drop=True)
@@ -71,17 +71,17 @@ def read_captions(
     print(f"{where}: {formats}{' (split by hash of the names)' if by_hash.any() else ''}; {_summary(table)}")
     if flickr8k_by_hash:
         print(
-            "warning: these are Flickr8k's images, but not its standard splits: scores will not compare with "
-            f"published ones; put {', '.join(LISTS)} (from Flickr8k_text.zip) into a folder and set "
+            "warning: these are Flickr8k's images, but not its standard split, so scores are not comparable "
+            f"with published ones; put {', '.join(LISTS)} (from Flickr8k_text.zip) into a folder and set "
             "data.lists=FOLDER"
         )
     return table
 
 
 def _complete(rows: pd.DataFrame, image_folder: Path) -> pd.DataFrame:
-    """The rows with names and captions stripped, no split missing, and equal names sharing one string."""
+    """The rows with stripped names and captions and with all splits; equal names share one string."""
     name, caption = rows["image"].str.strip(), rows["caption"].str.strip()
-    # The hash is of the name without COCO's folder, so that the layout on disk does not change the splits.
+    # The hash ignores COCO's folder, so that the layout on disk does not change the splits.
     by_hash = {image: split_of(image) for image in name[rows["split"].isna()].unique()}
     split = rows["split"].fillna(name.map(by_hash))
     folders = {folder: folder + "/" for folder in rows["folder"].unique() if (image_folder / folder).is_dir()}
@@ -90,22 +90,22 @@ def _complete(rows: pd.DataFrame, image_folder: Path) -> pd.DataFrame:
 
 
 def _check_paths(names: pd.Series, where: str) -> None:
-    """Raise UserError for an absolute path, of any operating system, and for one with `..`."""
+    """Raise UserError for a path that is absolute on any operating system, or that contains `..`."""
     for name in names.unique():
         parts = PureWindowsPath(name)  # splits at both kinds of slash
         if parts.anchor or ".." in parts.parts:
             raise UserError(
-                f"{where}: the image {name!r} may lie outside of data.images; name images relative to "
-                "that folder, without a drive, a leading slash or .."
+                f"{where}: the image {name!r} may lie outside of data.images; use names relative to that "
+                "folder, without a drive, a leading slash or .."
             )
 
 
 def _leave_out_unusable(
     rows: pd.DataFrame, image_folder: Path, max_bad_rows: float, splits_with_images: Sequence[str], where: str
 ) -> pd.DataFrame:
-    """The rows that have a name, a caption and, in `splits_with_images`, an existing image."""
+    """The rows with a name, a caption and, if they are in `splits_with_images`, an existing image."""
     if splits_with_images and not image_folder.is_dir():
-        raise UserError(f"no images folder at {image_folder.absolute()}; set data.images to yours")
+        raise UserError(f"no image folder at {image_folder.absolute()}; set data.images to the image folder")
     checked = rows["split"].isin(list(splits_with_images) or SPLITS)
     names = rows.loc[checked, "image"].unique() if splits_with_images else []
     missing = [name for name in names if not os.path.isfile(f"{image_folder}/{name}")]
@@ -127,15 +127,15 @@ def _leave_out_unusable(
     found = f"{count} cannot be used (images in {image_folder}): {named}"
     if share > max_bad_rows:
         raise UserError(
-            f"{found}. That is {share:.1%}: fix them, set data.images to the images' folder, or allow "
-            f"more with data.max_bad_rows (now {max_bad_rows:g})"
+            f"{found}. That is {share:.1%}: fix them, set data.images to the image folder, or allow more "
+            f"with data.max_bad_rows (now {max_bad_rows:g})"
         )
     print(f"left out: {found}")
     return rows[~bad]
 
 
 def _check_one_split(rows: pd.DataFrame, where: str) -> None:
-    """Raise UserError where an image is in two splits: scores on images seen in training mean little."""
+    """Raise UserError if an image is in two splits: scores on training images mean little."""
     pairs = rows[["image", "split"]].drop_duplicates()
     twice = pairs.loc[pairs["image"].duplicated(), "image"]
     if len(twice):
@@ -150,6 +150,6 @@ def _summary(table: pd.DataFrame) -> str:
 
 
 def references(table: pd.DataFrame, split: str) -> dict[str, list[str]]:
-    """Image -> its captions, for the images of one split in the order of the file."""
+    """Image name -> its captions, for one split, in the order of the file."""
     rows = table[table["split"] == split]
     return {image: group.tolist() for image, group in rows.groupby("image", sort=False)["caption"]}

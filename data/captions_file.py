@@ -1,4 +1,4 @@
-"""One captions file: what its format is recognised by, and the shape of its rows."""
+"""A captions file, with what its format is recognised by, and the rows that are read from it."""
 
 import csv
 import json
@@ -15,17 +15,17 @@ class Row(NamedTuple):
 
     image: str
     caption: str
-    split: str | None = None  # None where the file has no splits, "" for a caption that is set aside
+    split: str | None = None  # None: the file has no splits; "": the caption is left out
     image_id: int | str | None = None
     folder: str = ""  # where COCO's images may be, such as train2014
     problem: str = ""  # why the row cannot be used
 
 
 class CaptionsFile:
-    """A captions file whose beginning has been read."""
+    """A captions file of which the beginning has been read."""
 
     def __init__(self, path: Path, paired: bool = False):
-        """`paired`: the names of all captions files say which are COCO's train and which its val.
+        """`paired`: this is one of several files whose names contain `train` and `val`, as COCO's do.
 
         Raises:
             UserError: the file is missing, empty or not UTF-8.
@@ -35,17 +35,19 @@ class CaptionsFile:
             with open(path, encoding="utf-8-sig") as file:
                 self.lines = file.read(1 << 16).strip().split("\n")
         except FileNotFoundError:
-            raise UserError(f"no captions file at {path}; set data.captions to yours") from None
+            raise UserError(f"no captions file at {path}; set data.captions to a captions file") from None
         except UnicodeDecodeError:
             raise UserError(f"{path} is not text in UTF-8; save it as UTF-8") from None
         except OSError as error:
-            raise UserError(f"cannot read {path} ({error.strerror}); set data.captions to a file") from None
+            raise UserError(
+                f"cannot read {path} ({error.strerror}); set data.captions to a captions file"
+            ) from None
         if not self.lines[0]:
-            raise UserError(f"{path} is empty; set data.captions to a file with captions")
+            raise UserError(f"{path} is empty; set data.captions to a captions file")
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The JSON object on the first line; empty where there is none."""
+        """The JSON object on the first line; empty if there is none."""
         try:
             record = json.loads(self.lines[0])
         except ValueError:
@@ -54,7 +56,7 @@ class CaptionsFile:
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """The JSON object that the whole file is; empty for other files. Raises UserError for broken JSON."""
+        """The whole file as a JSON object; empty for other files. Raises UserError for broken JSON."""
         is_json_lines = self.record and len(self.lines) > 1
         if is_json_lines or not self.lines[0].startswith(("{", "[")):
             return {}
@@ -72,7 +74,7 @@ class CaptionsFile:
 
     @cached_property
     def columns(self) -> list[str]:
-        """The keys of a JSON file or of the first of its lines; of any other file, the header as in a CSV."""
+        """The keys of a JSON file or of its first line; for other files, the first line as a CSV header."""
         if keys := self.record or self.content:
             return list(keys)
         return [name.strip().lower() for name in next(csv.reader(self.lines[:1]))]

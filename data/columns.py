@@ -1,4 +1,4 @@
-"""Captions in columns: CSV and JSON Lines, whatever the columns are called."""
+"""Captions in columns: CSV and JSON Lines, with various names for the columns."""
 
 import csv
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from data.captions_file import CaptionsFile, Row
 from utils import UserError
 
-# What the columns of a CSV and the keys of JSON Lines may be called; the first name that a file has counts.
+# Names of the columns of a CSV and of the keys of JSON Lines. The first one that a file has is used.
 IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "comment", "raw")
 _LIST_COLUMNS = ("captions", "raw")  # in a CSV, these may hold all captions of an image as a JSON list
@@ -26,7 +26,7 @@ def _has_columns(file: CaptionsFile) -> bool:
 
 
 def csv_rows(file: CaptionsFile) -> Iterator[Row]:
-    """Columns in any order among others, quoted as in RFC 4180."""
+    """A CSV whose columns are in any order, possibly among others, quoted as in RFC 4180."""
     names = (file.column(IMAGE_COLUMNS), file.column(CAPTION_COLUMNS), file.column(["split"]))
     image, caption, split = (None if name is None else file.columns.index(name) for name in names)
     captions_of = _listed_captions if names[1] in _LIST_COLUMNS else lambda cell: [cell]
@@ -48,7 +48,7 @@ def csv_rows(file: CaptionsFile) -> Iterator[Row]:
 
 
 def _listed_captions(cell: str) -> list[str]:
-    """The captions of a cell with a JSON list of strings; any other cell is one caption."""
+    """The captions in a field that holds a JSON list of strings; any other field is one caption."""
     try:
         captions = json.loads(cell)
     except ValueError:
@@ -58,7 +58,7 @@ def _listed_captions(cell: str) -> list[str]:
 
 
 def json_lines_rows(file: CaptionsFile) -> Iterator[Row]:
-    """An object per line, with an image and one caption or a list of them."""
+    """One object per line, with an image and one caption or a list of captions."""
     image, caption = file.column(IMAGE_COLUMNS), file.column(CAPTION_COLUMNS)
     with open(file.path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):

@@ -19,9 +19,9 @@ from data.transforms import ImageTransform, augment, read_image
 from data.vocab import Vocabulary
 from utils import PAD, UserError
 
-# One item of an epoch: which image, and the seed of what is random about it (captions, augmentation, view).
-# The seed comes with the item rather than from a worker's generator, so neither the number of workers nor a
-# resume in the middle of an epoch changes anything.
+# One item of an epoch: the index of the image, and the seed of what is random (captions, augmentation, view).
+# The seed is part of the item and not drawn by a worker, so neither the number of workers nor a resume in
+# the middle of an epoch changes anything.
 Draw = tuple[int, int]
 
 
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 
 class _Strings(Sequence[str]):
-    """Strings in one flat buffer; indexing makes a `str`."""
+    """Strings in one flat buffer; indexing creates a `str`."""
 
     def __init__(self, strings: Iterable[str]):
         encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
@@ -54,8 +54,8 @@ class _Strings(Sequence[str]):
 class Flickr8kDataset(Dataset):
     """One split. An item is one image with up to `captions_per_image` of its captions.
 
-    Names and captions are in flat arrays, one after the other: lists would take a hundred bytes per word, and
-    every worker would copy them as soon as it touches their reference counts.
+    Names and captions are stored in flat arrays. Lists would take a hundred bytes per word, and every worker
+    would copy them as soon as it changes their reference counts.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Flickr8kDataset(Dataset):
         max_length: int | None = None,
         augment: Sequence[str] = (),
     ):
-        """With `features` the items hold cached grids instead of images, and `image_folder` is not read."""
+        """With `features`, the items are cached grids instead of images, and `image_folder` is not read."""
         rows = table[table["split"] == split]
         image_index, names = pd.factorize(rows["image"])
         if not len(names):
@@ -103,7 +103,7 @@ class Flickr8kDataset(Dataset):
         return self.image(i, seed), captions
 
     def image(self, i: int, seed: int = 0) -> torch.Tensor:
-        """Image (3, H, W), or its cached grid (L, C); `seed` decides on augmentation, or on the view."""
+        """Image (3, H, W), or its cached grid (L, C); `seed` determines the augmentation or the view."""
         name = self.names[i]
         if self.features is not None:
             return self.features.grid(name, seed)
@@ -111,7 +111,7 @@ class Flickr8kDataset(Dataset):
             image = read_image(self.image_folder / name)
         except OSError as error:
             raise UserError(
-                f"{self.image_folder / name} cannot be read ({error}); replace it or drop its captions"
+                f"{self.image_folder / name} cannot be read ({error}); replace it or remove its captions"
             ) from None
         if self.augment:
             image = augment(image, self.augment, seed)
@@ -131,20 +131,20 @@ def collate(items: Sequence[tuple[torch.Tensor, list[torch.Tensor]]]) -> Batch:
 
 
 def training_batches(num_images: int, batch_size: int, seed: int, epoch: int) -> list[list[Draw]]:
-    """The draws of one epoch in random order, a function of (seed, epoch) alone."""
+    """The draws of one epoch in random order, which depends only on (seed, epoch)."""
     order = random.Random(f"{seed}/{epoch}")
     draws = [(i, order.getrandbits(48)) for i in order.sample(range(num_images), num_images)]
     return [draws[at : at + batch_size] for at in range(0, num_images, batch_size)]
 
 
 def ordered_batches(num_images: int, batch_size: int) -> list[list[Draw]]:
-    """Every image once, in order, each with the seed 0."""
+    """Every image once, in order, with seed 0."""
     draws = [(i, 0) for i in range(num_images)]
     return [draws[at : at + batch_size] for at in range(0, num_images, batch_size)]
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
-    """Ctrl-C and SIGTERM reach every process of the group, but the parent has to finish its step first."""
+    """Ignore Ctrl-C and SIGTERM, which reach all processes: the parent has to finish its step first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -152,7 +152,7 @@ def _leave_signals_to_parent(_worker: int) -> None:
 def make_loader(
     dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, compute: Compute
 ) -> DataLoader:
-    """The batches of `dataset` in this order. Cached features only have to be read, and need no workers."""
+    """The `batches` of `dataset`, in this order. Cached features are read without workers."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -160,5 +160,5 @@ def make_loader(
         num_workers=0 if dataset.features is not None else workers,
         pin_memory=compute.pins_memory,
         worker_init_fn=_leave_signals_to_parent,
-        generator=torch.Generator(),  # torch's own generator, which a resume restores, is left alone
+        generator=torch.Generator(),  # leaves torch's global generator, which a resume restores, unchanged
     )

@@ -1,7 +1,7 @@
 """The features of a frozen encoder, computed once per image and kept in a file.
 
-A store is a folder with two files. Rows are only ever appended to `grids.f16`; `index.json` records which row
-belongs to which image, and what the image file was when the row was computed. The name of the folder is a
+A store is a folder with two files. Rows are only appended to `grids.f16`; `index.json` records the image of
+each row, and the size and times of the image file when the row was computed. The name of the folder is a
 digest of everything else that the features depend on: the encoder's weights, the transform, the precision.
 """
 
@@ -23,18 +23,18 @@ from progress import Progress
 from utils import UserError
 
 _PLAIN = "plain"
-_SAVE_EVERY = 64  # batches after which the index is written: an interrupted pass continues from there
+_SAVE_EVERY = 64  # batches after which the index is written; an interrupted pass continues from there
 
 
 class View(NamedTuple):
-    """An image as it is, or one of its augmented versions."""
+    """An image without changes, or one of its augmented versions."""
 
     image_name: str
     kind: str  # "plain", or the changes and a number, such as "crop+flip/1"
 
 
 class Fingerprint(NamedTuple):
-    """Size and times of a file: they change with its content (ctime even where a copy keeps the date)."""
+    """Size and times of a file, which change with its content (ctime even if a copy keeps the date)."""
 
     size: int
     mtime_ns: int
@@ -42,7 +42,7 @@ class Fingerprint(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """Where the features of a view are, and what its image was when they were computed."""
+    """The row of a view, and the fingerprint of its image when the features were computed."""
 
     row: int
     fingerprint: Fingerprint
@@ -52,16 +52,16 @@ class Entry(NamedTuple):
 class Index:
     """The rows of a store."""
 
-    shape: tuple[int, int] | None  # (L, C) of a row; None while there is none
+    shape: tuple[int, int] | None  # (L, C) of a row; None if there are no rows yet
     entries: dict[View, Entry]
 
 
 class FeatureGrids:
     """Grids by image name, each read from the file when it is needed.
 
-    Not memory-mapped: the pages of a map count as memory of this process, and an epoch over COCO touches
-    24 GB of them. Pickles as a path. A process and its fork must not both read, because they share the
-    position in the file.
+    The file is not memory-mapped: mapped pages count as memory of this process, and an epoch over COCO reads
+    24 GB of them. Pickling keeps the path, not the open file. A process and its fork must not both read,
+    because they share the position in the file.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int], rows: dict[str, list[int]]):
@@ -70,14 +70,14 @@ class FeatureGrids:
         self.file = None
 
     def grid(self, name: str, seed: int = 0) -> torch.Tensor:
-        """(L, C) float16 of the image, or of the view that `seed` selects where it has several."""
+        """The grid (L, C) float16 of the image; `seed` selects one of its views if it has several."""
         if self.file is None:
-            self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (open as long as the object lives)
+            self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open with the object)
         rows = self.rows[name]
         grid = np.empty(self.shape, np.float16)
         self.file.seek(rows[seed % len(rows)] * grid.nbytes)
         if self.file.readinto(grid) != grid.nbytes:
-            raise UserError(f"the feature cache {self.path} was cut short; delete its folder")
+            raise UserError(f"the feature cache {self.path} is incomplete; delete its folder")
         return torch.from_numpy(grid)
 
     def __getstate__(self) -> dict:
@@ -86,21 +86,21 @@ class FeatureGrids:
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The features of one encoder for the images of one folder; `grids` computes what is missing."""
+    """The features of one encoder for the images of one folder; `grids` computes missing ones."""
 
-    cache_folder: Path  # holds the stores, a folder for each identity
-    identity: dict  # plain values that say what `encode` computes; another identity is another store
+    cache_folder: Path  # contains the stores, one folder for each identity
+    identity: dict  # plain values that identify what `encode` computes; each identity has a store
     encode: Callable[[torch.Tensor], torch.Tensor]  # pixels (B, 3, H, W) uint8 -> grids (B, L, C)
     image_folder: Path
     transform: ImageTransform
-    augment: Sequence[str] = ()  # how the views after the first one differ from the image
+    augment: Sequence[str] = ()  # the random changes of all views but the first
     workers: int = 0
     batch_size: int = 32
 
     def grids(self, views: Mapping[str, int]) -> FeatureGrids:
         """The grids of the images in `views`, which maps an image name to its number of views.
 
-        Those that the store does not have, or whose image has changed, are computed.
+        Grids that are missing in the store, or whose image has changed, are computed.
 
         Raises:
             UserError: an image cannot be read, or the store cannot be written.
@@ -123,12 +123,13 @@ class FeatureStore:
             index = read_index(store)
             if _missing(index, wanted, fingerprints):
                 with locked(store / "lock"):
-                    index = read_index(store)  # another run may have added to it while this one waited
+                    index = read_index(store)  # another run may have changed it in the meantime
                     (store / "identity.json").write_text(json.dumps(identity, indent=1))
                     self.add(store, index, _missing(index, wanted, fingerprints), fingerprints)
         except OSError as error:
             raise UserError(
-                f"the feature cache {store}: {error}; set features.folder, or features.cache=false"
+                f"cannot use the feature cache {store} ({error}); change features.folder, or set "
+                "features.cache=false"
             ) from None
         rows = {name: [index.entries[view].row for view in group] for name, group in wanted.items()}
         return FeatureGrids(store / "grids.f16", index.shape, rows)
@@ -136,13 +137,13 @@ class FeatureStore:
     def add(
         self, store: Path, index: Index, missing: list[View], fingerprints: dict[str, Fingerprint]
     ) -> None:
-        """Compute the missing views, append their grids to the store and enter them into the index."""
+        """Compute the missing views, append their grids to the store and add them to the index."""
         loader = DataLoader(
             _ViewPixels(self.image_folder, missing, self.transform, list(self.augment)),
             batch_size=self.batch_size,
             num_workers=self.workers,
             collate_fn=_stack_pixels,
-            generator=torch.Generator(),  # leaves torch's own generator alone
+            generator=torch.Generator(),  # leaves torch's global generator unchanged
         )
         with (
             open(store / "grids.f16", "ab") as file,
@@ -164,7 +165,7 @@ class FeatureStore:
 
 
 class _ViewPixels(Dataset):
-    """Views as pixels (3, H, W) uint8; one whose image cannot be read comes as an error message."""
+    """Views as pixels (3, H, W) uint8; if an image cannot be read, the item is an error message."""
 
     def __init__(self, image_folder: Path, views: list[View], transform: ImageTransform, augment: list[str]):
         self.image_folder, self.views, self.transform, self.augment = image_folder, views, transform, augment
@@ -177,7 +178,7 @@ class _ViewPixels(Dataset):
         try:
             image = read_image(self.image_folder / name)
         except OSError as error:
-            return f"{self.image_folder / name} cannot be read ({error}); replace it or drop its captions"
+            return f"{self.image_folder / name} cannot be read ({error}); replace it or remove its captions"
         if kind != _PLAIN:
             seed = int.from_bytes(hashlib.sha256(f"{name}/{kind}".encode()).digest()[:6])
             image = augment(image, self.augment, seed)
@@ -185,13 +186,13 @@ class _ViewPixels(Dataset):
 
 
 def _stack_pixels(items: list[torch.Tensor | str]) -> torch.Tensor | str:
-    """One tensor per batch, stacked by the worker that read it; if there are errors, the first of them."""
+    """A batch as one tensor, stacked in the worker that read it, or the first error message."""
     errors = [item for item in items if isinstance(item, str)]
     return errors[0] if errors else torch.stack(items)
 
 
 def _missing(index: Index, wanted: dict[str, list[View]], fingerprints: dict[str, Fingerprint]) -> list[View]:
-    """The wanted views that the index does not have, or has of an image that has changed since."""
+    """The wanted views that are not in the index, or whose image has changed since."""
 
     def is_current(view: View) -> bool:
         entry = index.entries.get(view)
@@ -201,7 +202,7 @@ def _missing(index: Index, wanted: dict[str, list[View]], fingerprints: dict[str
 
 
 def _append(file: BinaryIO, grids: torch.Tensor) -> int:
-    """Append a batch of grids (B, L, C) as rows; returns the number of the first."""
+    """Append a batch of grids (B, L, C) as rows; returns the number of the first row."""
     size = grids[0].numel() * grids.element_size()
     row = file.tell() // size
     file.truncate(row * size)  # a pass that was killed while writing may have left half a row
@@ -211,13 +212,11 @@ def _append(file: BinaryIO, grids: torch.Tensor) -> int:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """The fingerprint of an image file; raises UserError if there is none."""
+    """The fingerprint of an image file; raises UserError if there is no such file."""
     try:
         stat = path.stat()
     except OSError:
-        raise UserError(
-            f"no image at {path.absolute()}; set data.images to the folder of the images"
-        ) from None
+        raise UserError(f"no image at {path.absolute()}; set data.images to the image folder") from None
     return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
@@ -240,16 +239,16 @@ def write_index(store: Path, index: Index) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path):
-    """Hold a lock on `path`: two runs that fill one store take turns (on systems with flock)."""
+    """Hold a lock on `path`, so that two runs do not fill a store at the same time (not on Windows)."""
     with open(path, "w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows: two runs at once both compute the features, each into rows of its own
+        except ImportError:  # Windows: both runs compute the features, each in separate rows
             yield
             return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another run is computing these features: waiting for it")
+            print("another run is computing these features; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,7 @@
-"""Captions files as people share them: recognised by their content and read into rows of one shape.
+"""The formats of captions files: each is recognised by its content and read into the same kind of rows.
 
-FORMATS, at the end, lists what is read. To add a format, add its reader and its entry here, and to
-tests/test_formats.py a function that writes such a file.
+FORMATS, at the end, lists them. To add a format, add its reader and its entry here, and a function that
+writes such a file to tests/test_formats.py.
 """
 
 import re
@@ -15,7 +15,7 @@ from data.splits import half_of, split_by_lists
 from utils import UserError
 
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")
-# One row of the well-known file lacks the second bar: "2199200615.jpg| 4   A dog runs ...".
+# One row of Flickr30k's file lacks the second bar: "2199200615.jpg| 4   A dog runs ...".
 _RESULTS_LINE = re.compile(r"([^|]+)\|\s*\d+\s*[|\s]\s*(.*)")
 
 
@@ -24,13 +24,13 @@ class Format(NamedTuple):
 
     name: str
     example: str  # a whole file, as small as possible
-    splits: str  # where the splits come from, for the docs
+    splits: str  # source of the splits, for the docs
     recognises: Callable[[CaptionsFile], bool]
     rows: Callable[[CaptionsFile], Iterator[Row]]
 
 
 class Source(NamedTuple):
-    """What a file was recognised as, and its rows."""
+    """The format of a file, and its rows."""
 
     format: str
     rows: Iterable[Row]
@@ -40,14 +40,14 @@ def open_captions(paths: Sequence[Path], lists: Path | None = None) -> list[Sour
     """Recognise each file by its content.
 
     Args:
-        lists: folder of Flickr8k's split lists for files without splits; None looks beside each file.
+        lists: folder of Flickr8k's split lists, for files without splits; None: lists beside each file.
 
     Raises:
         UserError: a file is missing, is not UTF-8 or has an unknown format, or the lists cannot be used.
-            Reading the rows raises it where a file is incomplete.
+            Reading the rows raises it if a file is incomplete.
     """
-    # COCO does not publish the captions of its test images, so its val file serves as val and test.
-    # A file that comes alone gets its splits as any file without splits does.
+    # COCO does not publish the captions of its test images, so its val file is divided into val and test.
+    # A single file is treated like any file without splits.
     paired = all(any(split in path.stem for path in paths) for split in ("train", "val"))
     sources = []
     for path in paths:
@@ -69,7 +69,7 @@ def _recognise(file: CaptionsFile) -> Format:
 
 
 def _guarded(file: CaptionsFile, found: Format) -> Iterator[Row]:
-    """The rows, with a UserError for an entry that is not as the format requires."""
+    """The rows; raises UserError for an entry that does not follow the format."""
     try:
         yield from found.rows(file)
     except (KeyError, TypeError, AttributeError) as error:
@@ -79,7 +79,7 @@ def _guarded(file: CaptionsFile, found: Format) -> Iterator[Row]:
 
 
 def formats_table() -> str:
-    """Markdown: a table of the formats, and the names that columns may have."""
+    """Markdown: a table of the formats, and the possible names of the columns."""
     lines = ["| format | example | splits |", "|---|---|---|"]
     for known in FORMATS:
         example = known.example.replace("|", r"\|").replace("\t", "<TAB>")
@@ -103,12 +103,12 @@ def _results_rows(file: CaptionsFile) -> Iterator[Row]:
 
 
 def _token_images(file: CaptionsFile) -> list[str]:
-    """The images of the first lines that have the form of a token file."""
+    """The images in the first lines, as far as these have the form of a token file."""
     return [match[1] for line in file.lines[:5] if (match := _TOKEN_LINE.fullmatch(line))]
 
 
 def _is_flickr30k_token(file: CaptionsFile) -> bool:
-    # By content, as people rename files: Flickr30k names an image by a number alone, Flickr8k by two.
+    # By content, because files get renamed: image names have one part in Flickr30k and two in Flickr8k.
     images = _token_images(file)
     return bool(images) and all(re.fullmatch(r"\d{5,}\.jpg", image) for image in images)
 
@@ -116,12 +116,12 @@ def _is_flickr30k_token(file: CaptionsFile) -> bool:
 def _token_rows(file: CaptionsFile) -> Iterator[Row]:
     """`image#number<TAB>caption`."""
     for row in _matched_rows(file, _TOKEN_LINE, "is not image#number<TAB>caption"):
-        # One image of Flickr8k has a name in ".jpg.1" in this file, and nowhere else.
+        # In Flickr8k's file, one image name ends in ".jpg.1"; the image itself does not.
         yield row._replace(image=re.sub(r"(\.jpe?g)\.\d+$", r"\1", row.image))
 
 
 def _matched_rows(file: CaptionsFile, pattern: re.Pattern, otherwise: str, skip: int = 0) -> Iterator[Row]:
-    """A row per line from the two groups of `pattern`, after a header of `skip` lines."""
+    """A row for each line after the first `skip` lines, from the two groups of `pattern`."""
     with open(file.path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if number <= skip or not line.strip():
@@ -140,7 +140,7 @@ def _is_karpathy(file: CaptionsFile) -> bool:
 def _karpathy_rows(file: CaptionsFile) -> Iterator[Row]:
     """{"images": [{"filename", "split", "sentences": [{"raw"}], "imgid"; of COCO "filepath", "cocoid"}]}."""
     for image in file.content["images"]:
-        # The 30,504 images of COCO's val that are in neither val nor test are for training.
+        # restval: 30,504 images of COCO's val that Karpathy's split uses for training.
         split = "train" if image["split"] == "restval" else image["split"]
         image_id = image.get("cocoid", image.get("imgid"))
         for sentence in image["sentences"]:

@@ -1,4 +1,4 @@
-"""Draws the built-in sample dataset: small scenes of coloured shapes, each with five captions.
+"""Draws the built-in sample: small scenes of coloured shapes, each with five captions.
 
 A scene has one group of equal shapes at a place ("two small blue stars in the centre"), or two groups, one
 above or to the left of the other. A caption describes everything in the scene, so a correct one equals a
@@ -26,10 +26,10 @@ from utils import UserError, run_script
 
 _SAMPLE_FOLDER = Path("archive/sample")
 
-SIDE = 128  # pixels: large enough for people, not far above the 96 that the sample model gets
+SIDE = 128  # pixels: large enough to view, and not much larger than the 96 of configs/sample.yaml
 _SUPERSAMPLING = 4  # drawn this many times larger and averaged down, which smooths the edges
 
-# Far enough apart in hue or brightness that no two of them look alike after the jitter below.
+# Different enough in hue or brightness that no two of them look alike after the jitter below.
 COLOURS = {
     "red": (222, 49, 54),
     "yellow": (246, 190, 32),
@@ -39,10 +39,10 @@ COLOURS = {
     "black": (48, 50, 58),
 }
 _NUMBERS = {1: "a", 2: "two", 3: "three"}
-# Radii. The unit of all lengths is the side of the image. Three large shapes just fit into a quarter of it.
+# Radii. The unit of all lengths is the side of the image. Three large shapes just fit into a quarter.
 _SIZES = {"large": 0.1, "small": 0.055}
 _CASUAL = {"large": "big", "small": "little"}
-# Points are complex numbers x + yi, with y pointing down: adding moves a point, multiplying turns it.
+# Points are complex numbers x + yi, with y pointing down: addition moves a point, multiplication rotates it.
 PLACES = {
     "top left": 0.25 + 0.25j,
     "top right": 0.75 + 0.25j,
@@ -55,12 +55,12 @@ _RELATIONS = {"above": (0.5 + 0.25j, 0.5 + 0.75j), "left": (0.25 + 0.5j, 0.75 + 
 
 
 def _arc(start: float, stop: float, radius: float = 1, centre: complex = 0) -> list[complex]:
-    """Points on a circle, from one angle in degrees to the other, both included."""
+    """Points on a circle from angle `start` to angle `stop`, in degrees, both included."""
     return [centre + rect(radius, radians(start + (stop - start) * i / 48)) for i in range(49)]
 
 
 def _heart(turn: float) -> complex:
-    """The point of the well-known heart curve at an angle in radians."""
+    """The point of the heart curve at an angle in radians."""
     height = 13 * cos(turn) - 5 * cos(2 * turn) - 2 * cos(3 * turn) - cos(4 * turn)
     return complex(16 * sin(turn) ** 3, -height - 2.5) / 16
 
@@ -101,8 +101,8 @@ def draw_if_missing(captions: list[Path]) -> None:
 def draw_sample(folder: Path, scenes: int = 1200, seed: int = 0) -> None:
     """Write `folder/images/scene_0001.png` ... and `folder/captions.csv` (columns image, caption, split).
 
-    A twelfth of the scenes are `val`, another twelfth `test`. The folder appears once all scenes are drawn,
-    so it is never half full.
+    A twelfth of the scenes are `val`, another twelfth `test`. The folder appears only when all scenes are
+    drawn, so it is never incomplete.
 
     Raises:
         UserError: the folder is not empty, or it cannot be written.
@@ -112,14 +112,14 @@ def draw_sample(folder: Path, scenes: int = 1200, seed: int = 0) -> None:
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
-                f"{folder} is not empty: remove it to draw the sample again, or name another folder"
+                f"{folder} is not empty; remove it to draw the sample again, or pass another folder"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            draft = Path(temporary) / "sample"  # a new folder, because others cannot read the temporary one
+            draft = Path(temporary) / "sample"  # other users cannot read the temporary folder itself
             _write(draft, scenes, seed)
             if folder.exists():
-                folder.rmdir()  # empty, but Windows does not rename onto an existing folder
+                folder.rmdir()  # it is empty, but Windows does not rename onto an existing folder
             draft.rename(folder)
     except OSError as error:
         raise UserError(f"cannot draw the sample dataset into {folder}: {error.strerror}") from error
@@ -143,11 +143,11 @@ def _write(folder: Path, scenes: int, seed: int) -> None:
 
 
 def invent_scenes(count: int, rng: random.Random) -> list[Scene]:
-    """`count` different scenes, about half of them with two groups. ValueError: see `draw_sample`."""
-    if not 3 <= count <= 50_000:  # one for each split; of all 91,800 the last ones would be hard to draw
+    """`count` different scenes, half of them with two groups; raises ValueError as `draw_sample` does."""
+    if not 3 <= count <= 50_000:  # one per split; near all 91,800, new ones take long to find
         raise ValueError(f"{count} scenes: the number must be between 3 and 50000")
     parts = (_NUMBERS, _SIZES, COLOURS, _SHAPES)
-    scenes = {}  # a dictionary, because a set does not keep the order
+    scenes = {}  # a dictionary keeps the order, a set does not
     while len(scenes) < count:
         first, second = (Group(*(rng.choice(list(part)) for part in parts)) for _ in range(2))
         if rng.random() < 0.5:
@@ -199,7 +199,7 @@ def _name(group: Group, size: str) -> str:
 
 
 def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
-    """An image of the scene, RGB, `SIDE` x `SIDE`. `rng` decides what the captions leave open."""
+    """An RGB image of the scene, `SIDE` x `SIDE`. `rng` determines what the captions do not mention."""
     background = tuple(rng.randint(232, 252) for _ in range(3))
     image = Image.new("RGB", (SIDE * _SUPERSAMPLING, SIDE * _SUPERSAMPLING), background)
     centres = [PLACES[scene.where]] if len(scene.groups) == 1 else _RELATIONS[scene.where]
@@ -210,9 +210,9 @@ def draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
 
 def _draw_group(canvas: ImageDraw.ImageDraw, group: Group, centre: complex, rng: random.Random) -> None:
     radius = _SIZES[group.size] * rng.uniform(0.94, 1)
-    # Two shapes are the ends of a line, three the corners of a triangle, with a small gap between them.
+    # Two shapes are at the ends of a line, three at the corners of a triangle, with a small gap between them.
     spread = {1: 0, 2: 1 / 2, 3: 1 / sqrt(3)}[group.number] * (2.26 * _SIZES[group.size] + 0.008)
-    # How far a group may move and still be in its quarter of the image, or clearly in the centre.
+    # How far a group can move and still be in its quarter of the image, or clearly in the centre.
     room = max(0, min(0.05, 0.25 - spread - 1.15 * radius))
     centre += complex(rng.uniform(-room, room), rng.uniform(-room, room))
     turn = rng.uniform(0, 360)
@@ -221,7 +221,7 @@ def _draw_group(canvas: ImageDraw.ImageDraw, group: Group, centre: complex, rng:
         tilted = rect(radius, radians(rng.uniform(-7, 7)))
         outline = [(middle + tilted * point) * SIDE * _SUPERSAMPLING for point in _SHAPES[group.shape]]
         fill = tuple(min(255, value + rng.randint(-8, 8)) for value in COLOURS[group.colour])
-        # Whole numbers: the last digit of a cosine differs between machines.
+        # Rounded, because the last digit of a cosine differs between machines.
         canvas.polygon([(round(point.real), round(point.imag)) for point in outline], fill)
 
 
@@ -229,7 +229,7 @@ def encode_png(image: Image.Image) -> bytes:
     """An RGB image of at most 256 colours and 65,000 pixels as a PNG file.
 
     The output of a compressor depends on its version and on the processor, so the pixels are stored without
-    compression, one byte each. Flat colours and the steps between them make about a hundred colours.
+    compression, one byte each. A scene has about a hundred colours, including those of smoothed edges.
     """
     pixels = np.asarray(image) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     palette, indices = np.unique(pixels.ravel(), return_inverse=True)

@@ -1,4 +1,4 @@
-"""Train, val or test: the split of an image whose captions file does not name one."""
+"""The split of an image (train, val or test) if the captions file does not name one."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from data.captions_file import Row
 from utils import UserError
 
-# Flickr8k's files with the names of each split's images, one per line.
+# Flickr8k's lists: the names of the images in each split, one per line.
 LISTS = {
     "Flickr_8k.trainImages.txt": "train",
     "Flickr_8k.devImages.txt": "val",
@@ -19,12 +19,12 @@ _FLICKR8K_IMAGES = 8092
 
 
 def split_of(image: str) -> str:
-    """train (80 %), val (10 %) or test (10 %) from the name alone, so that a new image moves no other."""
+    """train (80 %), val (10 %) or test (10 %) from the name alone, so new images do not move others."""
     return {0: "val", 1: "test"}.get(_bucket_of(image), "train")
 
 
 def half_of(image: str) -> str:
-    """val or test from the name alone; an image that `split_of` puts into one of them is in the same here."""
+    """val or test from the name alone; the same as `split_of` for an image that it puts into val or test."""
     return ("val", "test")[_bucket_of(image) % 2]
 
 
@@ -34,17 +34,17 @@ def _bucket_of(image: str) -> int:
 
 
 def split_by_lists(rows: Iterable[Row], path: Path, folder: Path | None) -> tuple[Iterable[Row], str]:
-    """Give the rows of the file `path` their splits from Flickr8k's lists, if there are any.
+    """Set the splits of the rows of the file `path` from Flickr8k's lists, if there are any.
 
     Args:
-        folder: where the lists are. If None, those beside the file are used where they name its images.
+        folder: the folder of the lists. If None, lists beside the file are used if they name its images.
 
     Returns:
-        The rows and a remark for the message about the file. Images in none of the lists are set aside. Rows
-        stay as they are where the file has splits already.
+        The rows, and a remark for the message about the file. Images in none of the lists get an empty split.
+        If the file has splits, its rows are not changed.
 
     Raises:
-        UserError: a list is missing, or no image of the file is in the lists of `folder`.
+        UserError: a list is missing, or no image of the file is in the lists in `folder`.
     """
     where = folder or path.parent
     if not folder and not any((where / name).is_file() for name in LISTS):
@@ -62,7 +62,7 @@ def split_by_lists(rows: Iterable[Row], path: Path, folder: Path | None) -> tupl
 
 
 def _read_lists(folder: Path) -> dict[str, str]:
-    """Image name -> split; raises UserError where one of the lists is missing in `folder`."""
+    """Image name -> split; raises UserError if one of the lists is missing in `folder`."""
     if missing := [name for name in LISTS if not (folder / name).is_file()]:
         raise UserError(
             f"{missing[0]} is missing in {folder}; put {', '.join(LISTS)} into one folder and set data.lists "
@@ -76,9 +76,9 @@ def _read_lists(folder: Path) -> dict[str, str]:
 
 
 def is_flickr8k(images: Collection[str]) -> bool:
-    """Whether these distinct names are Flickr8k's: by their form, and by their number within 5 %.
+    """Whether these distinct names are Flickr8k's: their form must match, and their number within 5 %.
 
-    Their form alone would not do: other images from Flickr have such names, too.
+    The form alone is not enough, because other images from Flickr have such names.
     """
     named = sum(_FLICKR8K_NAME.fullmatch(image) is not None for image in images)
     return abs(named - _FLICKR8K_IMAGES) <= 0.05 * _FLICKR8K_IMAGES

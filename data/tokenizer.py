@@ -1,13 +1,13 @@
 """Caption -> tokens, as the COCO caption evaluation splits them, without its Java program.
 
-Published BLEU, ROUGE-L and CIDEr scores rest on pycocoevalcap's tokenizer. It runs a Java program (Stanford
+Published BLEU, ROUGE-L and CIDEr scores use pycocoevalcap's tokenizer. It runs a Java program (Stanford
 CoreNLP's PTBTokenizer), which splits in the style of the Penn Treebank and lower-cases, and then removes a
-list of punctuation marks. Other tokens give scores on another scale, so this module splits as that program
-does, its oddities included: `can't` is `ca` and `n't`, `(` is `-lrb-`, `!` is removed but `!!!` is kept.
+list of punctuation marks. Scores of other tokens are not comparable, so this module splits exactly as that
+program does: `can't` is `ca` and `n't`, `(` is `-lrb-`, `!` is removed but `!!!` is kept.
 
 nltk's NLTKWordTokenizer splits in the same style. Each of its rules is a regular expression with a
 replacement that puts spaces around tokens; after the last rule, the text is split at its spaces. The rules
-added here are the differences between nltk and the Java program. They were found by comparing tokens, which
+added here cover the differences between nltk and the Java program. They were found by comparing tokens, as
 benchmarks/tokenizer_agreement.py does for any captions file.
 """
 
@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from nltk.tokenize.destructive import NLTKWordTokenizer
 
-# For character classes, the characters of a word: letters, digits, `_`, and the accents and vowel signs that
+# The characters of a word, for character classes: letters, digits, `_`, and the accents and vowel signs that
 # some scripts write as separate characters.
 _WORD = r"\w\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0981-\u0dff"
 _START, _END = rf"(?<![{_WORD}])", rf"(?![{_WORD}])"  # of a word
@@ -48,7 +48,7 @@ _WHOLE = "|".join(
         r"[!?]{2,}|@@+|##+|\*\*+",  # ?!
     )
 )
-# Until all rules are done, a private-use character stands in for each mark in these tokens.
+# While the rules are applied, a private-use character replaces each mark in these tokens.
 _HIDE = {ord(mark): 0xE000 + place for place, mark in enumerate(".'-!?@#*")}
 _SHOW = {hidden: mark for mark, hidden in _HIDE.items()}
 
@@ -68,7 +68,7 @@ class _PTBTokenizer(NLTKWordTokenizer):
             # i'd've, he's-she's: nltk splits a clitic off only if a space follows.
             (rf"('{_CLITIC}|n't{_END})", r"\1 "),
             (_WHOLE, lambda match: f" {match[0].translate(_HIDE)} "),
-            # 5'10: any other apostrophe is a quotation mark, also between two digits or letters.
+            # 5'10: any other apostrophe is a quotation mark, even between two digits or letters.
             (rf"'(?!{_CLITIC}|(?<=n')t{_END})", " ' "),
         ),
         *NLTKWordTokenizer.STARTING_QUOTES,
@@ -109,17 +109,17 @@ class _PTBTokenizer(NLTKWordTokenizer):
 
 
 _TOKENIZER = _PTBTokenizer()
-# Words of letters only that nltk splits (its CONTRACTIONS2).
+# Words without punctuation that nltk splits (its CONTRACTIONS2).
 _TWO_TOKENS = frozenset("cannot gimme gonna gotta lemme wanna".split())
 
 # fmt: off
-# Characters that the Java program spells in ASCII.
+# Characters that the Java program writes in ASCII.
 _SPELLING = str.maketrans({
     "’": "'", "‘": "`", "“": '"', "”": '"', "«": '"', "»": '"', "…": " ... ",
     "‒": " -- ", "–": " -- ", "—": " -- ", "―": " -- ", "£": " # ", "€": " $ ", "¢": " cents ",
     "½": " 1/2 ", "¼": " 1/4 ", "¾": " 3/4 "})
 # fmt: on
-# What pycocoevalcap removes. It would remove brackets too, but lists them in capitals, so they are kept.
+# Tokens that pycocoevalcap removes. Its list has the brackets in capitals, so they are kept.
 _REMOVED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 
@@ -127,12 +127,12 @@ def tokenize(caption: str) -> list[str]:
     """The tokens of a caption: lower case, no punctuation; none is empty or contains a space.
 
     Not covered: addresses, telephone numbers, smileys and markup, for which the Java program has special
-    rules, and the full stop after a last single letter ("plan B."), where its answer depends on the caption
-    that comes next.
+    rules, and the full stop after a single letter at the end ("plan B."), for which its result depends on
+    the next caption.
     """
     text = caption.lower().replace("&amp;", "&").replace("\xad", "")
-    # The same words come again and again, so each piece between spaces is split once. Only "no." depends on
-    # the next piece: it keeps its full stop before a number.
+    # Words repeat, so each piece between spaces is split only once and cached. Only "no." depends on the next
+    # piece: it keeps its full stop before a number.
     if "no." in text:
         return list(split.__wrapped__(text))
     return [token for piece in text.split() for token in split(piece)]
@@ -140,7 +140,7 @@ def tokenize(caption: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 16)  # COCO has fewer different words than that
 def split(text: str) -> tuple[str, ...]:
-    """The tokens of a text that is already in lower case. tokenize() calls it word by word."""
+    """The tokens of lower-case text. `tokenize` calls it word by word."""
     if text.isalpha() and text not in _TWO_TOKENS:  # most words: nothing to split, and nltk takes time
         return (text,)
     tokens = _TOKENIZER.tokenize(text.translate(_SPELLING), convert_parentheses=True)

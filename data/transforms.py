@@ -1,4 +1,4 @@
-"""Image file -> tensor: the one place where pixels are prepared, for training as for inference."""
+"""Image file -> tensor: the only place where pixels are prepared, for training and inference alike."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +15,13 @@ from config import EncoderConfig
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """The whole image stretched to a square, scaled to [0, 1] and normalised.
+    """The whole image is stretched to a square, scaled to [0, 1] and normalised.
 
-    Stretched rather than cropped at the centre: captions also describe what is at the edges, and an
-    attention map over the square maps back to the image by scaling alone.
+    It is not cropped, because captions also describe what is at the edges, and attention over the square
+    maps back to the image by scaling alone.
     """
 
-    size: int  # pixels a side
+    size: int  # pixels per side
     mean: tuple[float, ...]  # per channel, of values in [0, 1]
     std: tuple[float, ...]
 
@@ -50,7 +50,7 @@ def augment(image: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
     random = torch.Generator().manual_seed(seed)
     draw = torch.rand(6, generator=random).tolist()
     if "crop" in kinds:
-        # Each side keeps 75 to 100 %: most captions still hold for what is left.
+        # Each side keeps 75 to 100 %, so most captions still describe the image.
         width, height = (round(side * (0.75 + 0.25 * d)) for side, d in zip(image.size, draw, strict=False))
         left, top = round((image.width - width) * draw[2]), round((image.height - height) * draw[3])
         image = image.crop((left, top, left + width, top + height))
@@ -63,7 +63,7 @@ def augment(image: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
 
 
 def transform_for(encoder: EncoderConfig) -> ImageTransform:
-    """Mean, standard deviation and size that the weights were trained with; encoder.image_size overrides.
+    """The mean, standard deviation and size of torchvision's weights; encoder.image_size overrides the size.
 
     For weights from a file, or none, they are those of the model's default weights.
     """
@@ -77,21 +77,18 @@ def read_image(path: Path) -> Image.Image:
     """A file as an upright RGB image (EXIF orientation applied, transparency on white).
 
     Raises:
-        OSError: the file is missing or is no image that Pillow reads.
+        OSError: the file is missing or is not an image that Pillow can read.
     """
     try:
         with Image.open(path) as image:
             return upright_rgb(image)
-    except (
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what Pillow raises for broken files
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow raises these for a broken file.
         raise OSError(f"{path}: {error}") from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """`image` as viewers show it: rotated as its EXIF orientation says, transparency on white, RGB."""
+    """`image` as viewers show it: RGB, rotated according to its EXIF orientation, transparency on white."""
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")

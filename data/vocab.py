@@ -20,16 +20,16 @@ SPECIAL = ("<pad>", "<sos>", "<eos>", "<unk>")
 class BuiltFrom(NamedTuple):
     """What the words of a vocabulary were chosen from."""
 
-    captions: list[str]  # names of the captions files, to tell the user
-    digest: str  # of how often each word occurs in the training captions: it covers files, splits and tokens
+    captions: list[str]  # names of the captions files, for messages
+    digest: str  # of the word counts of the training captions; covers files, splits and tokenizer
     min_freq: int
 
 
 class Vocabulary:
-    """The words that a model knows, with indices in [0, len). The four special tokens come first."""
+    """The words of a model, with indices in [0, len). The four special tokens come first."""
 
     def __init__(self, words: Sequence[str], built_from: BuiltFrom | None = None):
-        """`words`: every token in order of index, special tokens first; raises ValueError otherwise."""
+        """`words`: all tokens in index order; raises ValueError if the special tokens are not first."""
         if tuple(words[:4]) != SPECIAL or len(set(words)) != len(words):
             raise ValueError(f"a vocabulary begins with {' '.join(SPECIAL)} and holds each word once")
         self.words = list(words)
@@ -40,10 +40,10 @@ class Vocabulary:
     def build(cls, captions: Iterable[str], min_freq: int, files: Sequence[Path] = ()) -> "Vocabulary":
         """The words that occur `min_freq` times or more in the training captions, most frequent first.
 
-        `files`: where the captions are from, for the record.
+        `files`: the captions files, to be recorded in `built_from`.
         """
         counts = count_words(captions)
-        # Ties are broken by the alphabet, so that the order of the captions does not change the indices.
+        # Ties are broken alphabetically, so that the order of the captions does not change the indices.
         frequent = sorted((-n, word) for word, n in counts.items() if n >= min_freq and word not in SPECIAL)
         digest = hashlib.sha256(json.dumps(sorted(counts.items())).encode()).hexdigest()
         record = BuiltFrom([file.name for file in files], digest, min_freq)
@@ -55,7 +55,7 @@ class Vocabulary:
     def numericalize(self, caption: str, max_length: int | None = None) -> list[int]:
         """`<sos> words <eos>` as indices in [0, len); an unknown word becomes `<unk>`.
 
-        A caption of more than `max_length` words is cut and gets no `<eos>`, as it does not end there.
+        A caption of more than `max_length` words is cut and gets no `<eos>`, because it does not end there.
         """
         words = tokenize(caption)
         end = [EOS] if max_length is None or len(words) <= max_length else []
@@ -72,7 +72,7 @@ class Vocabulary:
         return words
 
     def coverage(self, captions: Iterable[str]) -> float:
-        """Share of the captions' words that are in the vocabulary."""
+        """The share of words in the captions that are in the vocabulary."""
         counts = count_words(captions)
         return sum(n for word, n in counts.items() if word in self.index) / max(counts.total(), 1)
 
@@ -86,13 +86,13 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Raises UserError where there is no vocabulary at `path`."""
+        """Read what `save` wrote; raises UserError if there is no vocabulary at `path`."""
         try:
             content = json.loads(path.read_text("utf-8"))
             record = content.get("built_from")
             return cls(content["words"], BuiltFrom(**record) if record else None)
         except FileNotFoundError:
-            raise UserError(f"no vocabulary at {path}; build_vocab.py writes one") from None
+            raise UserError(f"no vocabulary at {path}; write one with build_vocab.py") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} is not a vocabulary ({error}); delete it or write a new one with build_vocab.py"
@@ -103,7 +103,7 @@ def find_vocabulary(data: DataConfig, table: pd.DataFrame) -> Vocabulary:
     """The vocabulary for training on `table`.
 
     The file that build_vocab.py writes beside the captions is used if it was built from the same training
-    captions with the same data.min_freq; its words may have been edited since.
+    captions with the same data.min_freq. Its words may have been edited.
     """
     captions = table.loc[table["split"] == "train", "caption"]
     built = Vocabulary.build(captions, data.min_freq, data.captions)
@@ -113,7 +113,7 @@ def find_vocabulary(data: DataConfig, table: pd.DataFrame) -> Vocabulary:
     found = Vocabulary.load(path)
     if reason := _difference(found.built_from, built.built_from):
         print(
-            f"vocabulary: {path} {reason}, so it is not used and training builds its own; "
+            f"vocabulary: {path} {reason}, so it is not used and training builds a new one; "
             "run build_vocab.py with the same settings to replace it, or delete it"
         )
         return built
@@ -127,7 +127,7 @@ def vocabulary_path(data: DataConfig) -> Path:
 
 
 def _difference(found: BuiltFrom | None, wanted: BuiltFrom) -> str:
-    """How a vocabulary was built differently, in words; empty if it was not."""
+    """The difference between the two records as text; empty if there is none."""
     if found is None:
         return "does not record what it was built from"
     reasons = []

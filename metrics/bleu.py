@@ -6,9 +6,9 @@ from metrics.metric import Tokenized
 
 
 def bleu_scores(texts: Tokenized) -> tuple[list[float], list[list[float]]]:
-    """pycocoevalcap's BLEU, except that it is 0 where a caption shares no word with its references.
+    """pycocoevalcap's BLEU, except that it is 0 if a caption shares no word with its references.
 
-    (pycocoevalcap adds 1e-15 to each count of matches, so that its BLEU of nothing is some 1e-16.)
+    pycocoevalcap adds 1e-15 to each count of matches, so its BLEU is about 1e-16 in that case.
 
     Returns the four scores of the set, and four lists of N scores, one per caption.
     """

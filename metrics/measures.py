@@ -1,4 +1,4 @@
-"""What validation measures after each epoch, and what `train.monitor` may name."""
+"""What validation measures after each epoch; `train.monitor` names one of these measures."""
 
 import difflib
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Measure(NamedTuple):
         return f"{self.title} {value:{self.format}}"
 
     def is_better(self, value: float, best: float) -> bool:
-        """Whether `value` beats `best`; an equal value does not, and NaN never does."""
+        """Whether `value` is better than `best`; False if they are equal or one is NaN."""
         return value > best if self.higher_is_better else value < best
 
 

@@ -1,8 +1,8 @@
 """METEOR (Denkowski and Lavie, 2014), computed by the Java program that pycocoevalcap ships.
 
-pycocoevalcap exchanges lines with the program through two pipes; if the program dies, the result is a
-BrokenPipeError, a hang or a process that is left over. Here the program reads two files, writes its scores
-and ends: one `subprocess.run`. The scores are the same to the last digit.
+pycocoevalcap exchanges lines with the program through two pipes; if the program fails, the result is a
+BrokenPipeError, a hang or a process that keeps running. Here the program reads two files, prints its scores
+and ends, in one `subprocess.run`. The scores are the same to the last digit.
 """
 
 import os
@@ -22,7 +22,7 @@ _SCORE = re.compile(r"^(?:Segment \d+|Final) score:\s+(\S+)$", re.MULTILINE)
 
 
 def find_java() -> str | None:
-    """The path of the Java program: that of JAVA_HOME, else the first on PATH, else None."""
+    """The path of Java: the one in JAVA_HOME, else the first one in PATH, else None."""
     folders = [os.environ.get("PATH", os.defpath)]
     if home := os.environ.get("JAVA_HOME"):
         folders.insert(0, os.path.join(home, "bin"))
@@ -32,22 +32,22 @@ def find_java() -> str | None:
 def meteor(texts: Tokenized, timeout: float = 600) -> float:
     """METEOR of a whole set of at least one caption, between 0 and 1; `timeout` is in seconds.
 
-    Raises MetricError where Java is missing, fails or exceeds the timeout.
+    Raises MetricError if Java is missing, fails or exceeds the timeout.
     """
     java = find_java()
     if java is None:
         raise MetricError("no Java found (install a Java runtime, or set JAVA_HOME to the folder of one)")
     predictions = [caption for [caption] in texts.predictions.values()]
     references = list(texts.references.values())
-    # The program takes the same number of references for every caption. It counts the best one, so repeating
-    # one changes nothing.
+    # The program needs the same number of references for every caption. It uses the best one, so repeating a
+    # reference changes nothing.
     width = max(map(len, references))
     padded = [[*group, *[group[-1]] * (width - len(group))] for group in references]
     with tempfile.TemporaryDirectory(prefix="meteor-") as folder:
         files = [_write_lines(Path(folder, "predictions"), predictions)]
         files.append(_write_lines(Path(folder, "references"), [line for group in padded for line in group]))
-        # A fixed language, so that a German machine does not print 0,26. The paraphrases need 400 MB of
-        # memory; 1 GB is an upper limit, of which Java takes what it needs.
+        # A fixed language, so that Java on a German machine does not print 0,26. The paraphrases need 400 MB
+        # of memory; 1 GB is only an upper limit.
         options = ["-Xmx1G", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8"]
         command = [java, *options, "-jar", str(_JAR), *files, "-l", "en", "-norm", "-r", str(width)]
         try:

@@ -1,4 +1,4 @@
-"""What a metric is: a name, a function of captions and references, how values are compared and printed."""
+"""A metric: a name, a function of captions and references, and how values are compared and printed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from data.tokenizer import tokenize
 
 @dataclass(frozen=True, eq=False)
 class Tokenized:
-    """Captions and references of the same N images in the same order, as pycocoevalcap's scorers take them.
+    """Captions and references of the same N images in the same order, in the form of pycocoevalcap's scorers.
 
-    A caption is a string of tokens joined by spaces (see `tokenized`), empty where it has no word.
+    A caption is a string of tokens joined by spaces (see `tokenized`), empty if it has no words.
     """
 
     predictions: dict[str, list[str]]  # image name -> a list of one caption
@@ -22,7 +22,7 @@ class Metric(NamedTuple):
     """One score of a whole set of captions. The metrics of this project are listed in scores.py."""
 
     name: str
-    compute: Callable[[Tokenized], float]  # raises MetricError where the machine lacks what it needs
+    compute: Callable[[Tokenized], float]  # raises MetricError if the machine lacks what it needs
     higher_is_better: bool = True
     format: str = ".3f"
     in_validation: bool = True  # False: too slow to be computed after each epoch

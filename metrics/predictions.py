@@ -24,10 +24,10 @@ class _Prediction(NamedTuple):
 def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
     """Image name -> caption, in the order of the file.
 
-    Read are a JSON object `{name: caption}`, a JSON list of objects with `caption` and `image_id` (COCO's
-    results format) or `image` (as inference_visualize.py writes it), and any captions file with one caption
-    per image. An image is found by the end of its path (`match_names`) or by the id that `table` has for it;
-    one that is not in `table` keeps the name that the file gives it.
+    The file is a JSON object `{name: caption}`, a JSON list of objects with `caption` and `image_id` (COCO's
+    results format) or `image` (as inference_visualize.py writes it), or any captions file with one caption
+    per image. An image is found by the end of its path (`match_names`) or by its id in `table`; if it is not
+    in `table`, it keeps its name in the file.
 
     Raises UserError if the file cannot be read, or has more than one caption for an image.
     """
@@ -35,7 +35,7 @@ def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
     if not predictions:
         raise UserError(f"{path} has no captions; pass a file with one caption per image")
     ids = {str(image_id): name for name, image_id in image_ids(table).items()}
-    # The name goes before the id: number 7 may be different images in two sources.
+    # The name has priority over the id: number 7 may be different images in two sources.
     names = match_names((row.image for row in predictions), list(ids.values()), str(path))
     captions: dict[str, str] = {}
     for row in predictions:
@@ -47,11 +47,11 @@ def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
 
 
 def match_names(names: Iterable[str], known: Collection[str], where: str) -> dict[str, str]:
-    """The known name of each name that has one; the others are absent from the result.
+    """The known name that each name matches; names without a match are absent from the result.
 
     Two names match if one is the end of the other, in whole parts of a path: `a.jpg`, `images/a.jpg` and
-    `C:\\images\\a.jpg` match. Of several known names, an equal one wins, then the one with most parts in
-    common. `where`: the file or option that an error names.
+    `C:\\images\\a.jpg` match. Of several known names, an equal one has priority, then the one with the most
+    parts in common. `where`: the file or option to name in an error.
 
     Raises UserError if a name matches two known names equally well, or two names match the same known name.
     """
@@ -83,24 +83,24 @@ def match_names(names: Iterable[str], known: Collection[str], where: str) -> dic
 def select_predictions(
     captions: Mapping[str, str], images: Collection[str], where: str, strict: bool = False
 ) -> dict[str, str]:
-    """The captions of those `images` that have one; how many are missing or extra is printed.
+    """The captions of `images`; prints how many are missing or extra.
 
-    Raises UserError if none is left or, with `strict`, if any caption is missing or extra.
+    Raises UserError if no caption is left or, with `strict`, if any caption is missing or extra.
     """
     kept = {image: caption for image, caption in captions.items() if image in images}
     if not kept:
         raise UserError(
-            f"{where} has no caption of any of the {len(images):,} images to score: its names are like "
-            f"{some(captions)}, theirs like {some(images)}; check --split and data.captions"
+            f"{where} has no captions for the {len(images):,} images to score: its names are "
+            f"{some(captions)}, theirs are {some(images)}; check --split and data.captions"
         )
     missing = [image for image in images if image not in captions]
     extra = [image for image in captions if image not in kept]
     if missing or extra:
-        found = [f"{where} has captions of {len(kept):,} of the {len(images):,} images to score"]
+        found = [f"{where} has captions for {len(kept):,} of the {len(images):,} images to score"]
         found += [f"{len(missing):,} missing ({some(missing)})"] * bool(missing)
-        found += [f"{len(extra):,} extra, of other images ({some(extra)})"] * bool(extra)
+        found += [f"{len(extra):,} extra, for other images ({some(extra)})"] * bool(extra)
         if strict:
-            raise UserError(f"{'; '.join(found)}; leave out --strict to score what is there")
+            raise UserError(f"{'; '.join(found)}; leave out --strict to score the captions that match")
         print("; ".join(found))
     return kept
 

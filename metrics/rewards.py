@@ -3,7 +3,7 @@
 An n-gram is a number: up to four word indices packed into 64 bits. All n-grams of a batch are looked up in
 sorted arrays at once. The scores equal pycocoevalcap's on the same sentences. `<eos>` counts as the last word
 of a sentence, in references and captions alike (as in the implementation of Rennie et al.): without it, a
-caption that breaks off ("a man with a") would get as much reward as one that ends.
+caption that breaks off ("a man with a") would get as much reward as a complete one.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def count_ngrams(tokens: np.ndarray) -> _NGrams:
 
 
 class Rewards:
-    """`rewards(tokens, image_index)` scores captions against the references of the images they describe."""
+    """`rewards(tokens, image_index)` scores captions against the references of their images."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Rewards:
 
         grams = count_ngrams(captions)
         self.keys, gram = np.unique(grams.key, return_inverse=True)
-        # One entry per image and n-gram of its references, with the occurrences in each of them.
+        # One entry for each image and n-gram of its references, with its count in each of them.
         self.entries, entry = np.unique(image_index[grams.row] * len(self.keys) + gram, return_inverse=True)
         self.counts = np.zeros((len(self.entries), width), np.uint8)
         self.counts[entry, slot[grams.row]] = grams.count
@@ -88,7 +88,7 @@ class Rewards:
         norm = _vector_norms(grams, grams.count * self.idf[gram], len(captions))
         self.norm = np.zeros((n, width, _ORDERS))
         self.norm[image_index, slot] = norm
-        self.lengths = np.full((n, width), -1)  # tokens of each reference, -1 where an image has fewer
+        self.lengths = np.full((n, width), -1)  # tokens of each reference, -1 if there are fewer
         self.lengths[image_index, slot] = (captions != PAD).sum(axis=1)
 
     def __call__(self, tokens: np.ndarray, image_index: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ class Rewards:
 
         Args:
             tokens: (B, T) int64, captions: words and <eos>, padded on the right, without <sos>.
-            image_index: (B,) which of the N images each of them describes.
+            image_index: (B,) which of the N images each caption describes.
         """
         grams = count_ngrams(tokens)
         idf, references = self.look_up(grams, image_index)
@@ -121,12 +121,12 @@ class Rewards:
         num_captions, width = len(lengths), references.shape[1]
         weight, reference_weight = grams.count * idf, references * idf[:, None]
         shared = np.minimum(weight[:, None], reference_weight) * reference_weight
-        cell = grams.row * _ORDERS + grams.order
-        sums = [np.bincount(cell, shared[:, j], num_captions * _ORDERS) for j in range(width)]
+        bins = grams.row * _ORDERS + grams.order
+        sums = [np.bincount(bins, shared[:, j], num_captions * _ORDERS) for j in range(width)]
         dot = np.stack([each.reshape(num_captions, _ORDERS) for each in sums], axis=1)  # (B, J, 4)
         norm = _vector_norms(grams, weight, num_captions)[:, None] * self.norm[image_index]  # (B, J, 4)
         cosine = np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0).mean(axis=2)
-        # pycocoevalcap counts pairs of words as the length, so no word and one word are equally long.
+        # pycocoevalcap's length is the number of word pairs, so no word and one word are equally long.
         delta = np.maximum(lengths[:, None] - 1, 0) - np.maximum(self.lengths[image_index] - 1, 0)
         similarity = cosine * np.exp(-(delta**2) / (2 * _SIGMA**2))
         return 10 * similarity.sum(axis=1) / (self.lengths[image_index] >= 0).sum(axis=1)
@@ -135,10 +135,10 @@ class Rewards:
         """Sentence BLEU-4 (Papineni et al., 2002) against the reference of the nearest length: (B,)."""
         num_captions = len(lengths)
         clipped = np.minimum(grams.count, references.max(axis=1))
-        cell = grams.row * _ORDERS + grams.order
-        correct = np.bincount(cell, clipped, num_captions * _ORDERS).reshape(num_captions, _ORDERS)
+        bins = grams.row * _ORDERS + grams.order
+        correct = np.bincount(bins, clipped, num_captions * _ORDERS).reshape(num_captions, _ORDERS)
         guesses = np.maximum(lengths[:, None] - np.arange(_ORDERS), 0)
-        small, tiny = 1e-9, 1e-15  # as in pycocoevalcap, which avoids a division by zero with them
+        small, tiny = 1e-9, 1e-15  # as in pycocoevalcap, to avoid a division by zero
         bleu = ((correct + tiny) / (guesses + small)).prod(axis=1) ** (1 / _ORDERS)
         reference_lengths = self.lengths[image_index]
         distance = np.where(reference_lengths < 0, np.inf, np.abs(reference_lengths - lengths[:, None]))
@@ -149,12 +149,12 @@ class Rewards:
 
 
 def _find(wanted: np.ndarray, ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The position of each value in `ascending`, and whether it is found; if not, any position."""
+    """The position of each value in `ascending`, and whether it is there; otherwise it is arbitrary."""
     at = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
     return at, ascending[at] == wanted
 
 
 def _vector_norms(grams: _NGrams, weight: np.ndarray, num_sentences: int) -> np.ndarray:
     """Euclidean norm of each sentence's vector of n-gram weights (P,), per order: (B, 4)."""
-    cell = grams.row * _ORDERS + grams.order
-    return np.sqrt(np.bincount(cell, weight**2, num_sentences * _ORDERS)).reshape(num_sentences, _ORDERS)
+    bins = grams.row * _ORDERS + grams.order
+    return np.sqrt(np.bincount(bins, weight**2, num_sentences * _ORDERS)).reshape(num_sentences, _ORDERS)

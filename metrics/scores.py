@@ -1,6 +1,6 @@
 """The list of metrics, and the Scorer that computes them as the COCO caption evaluation does.
 
-The scorers are pycocoevalcap's. The tokens are ours (data/tokenizer.py), so only METEOR needs Java.
+The scores are computed by pycocoevalcap from the tokens of data/tokenizer.py, so only METEOR needs Java.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ def _bleu(n: int, texts: Tokenized) -> float:
     return _bleu_1_to_4(texts)[n - 1]
 
 
-@lru_cache(maxsize=1)  # so that BLEU-1 to 4 of the same captions are one computation
+@lru_cache(maxsize=1)  # so that BLEU-1 to BLEU-4 of the same captions are computed once
 def _bleu_1_to_4(texts: Tokenized) -> list[float]:
     return bleu_scores(texts)[0]
 
@@ -30,11 +30,11 @@ def _rouge_l(texts: Tokenized) -> float:
 
 
 def _cider(texts: Tokenized) -> float:
-    """CIDEr-D (Vedantam et al., 2015), between 0 and 10; phrases are weighted by these references."""
+    """CIDEr-D (Vedantam et al., 2015), between 0 and 10; the references determine the weights of phrases."""
     return Cider().compute_score(texts.references, texts.predictions)[0]
 
 
-# Scores, columns of loss_log.txt, curves, tables and what train.monitor may name are derived from this list.
+# Scores, columns of loss_log.txt, curves, tables and the values of train.monitor are derived from this list.
 METRICS = (
     Metric("BLEU-1", partial(_bleu, 1), in_curves=False),
     Metric("BLEU-2", partial(_bleu, 2), in_curves=False),
@@ -58,7 +58,7 @@ class Scorer:
     def __init__(self, references: Mapping[str, Sequence[str]], metrics: Sequence[Metric] = METRICS):
         """`references`: image name -> its captions as text, not tokenised.
 
-        Raises UserError where an image has no captions, or no caption contains a word.
+        Raises UserError if an image has no captions, or if no caption contains a word.
         """
         self.metrics, self.left_out = metrics, {}
         self.references = {
@@ -73,9 +73,9 @@ class Scorer:
         """The scores of one caption per image, over the whole set.
 
         Returns metric name -> score, in the order of the metrics: between 0 and 1, CIDEr between 0 and 10. A
-        metric that cannot be computed here is absent, and `left_out` gives the reason: METEOR where Java is
-        missing or fails. An empty caption scores 0.
-        Raises ValueError where predictions and references name different images.
+        metric that cannot be computed is absent, and `left_out` gives the reason: METEOR needs Java. An empty
+        caption scores 0.
+        Raises ValueError if predictions and references have different images.
         """
         if extra := [image for image in predictions if image not in self.references]:
             raise ValueError(f"predictions without reference: {some(extra)}")
@@ -98,9 +98,9 @@ def score_set(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """All scores of a set of captions, and the metrics that were left out with the reason.
 
-    predictions: image name -> caption; references: image name -> captions, for these images and maybe more,
-    which change nothing.
-    Raises UserError where no reference caption contains a word.
+    predictions: image name -> caption; references: image name -> captions. References of other images are
+    ignored.
+    Raises UserError if no reference caption contains a word.
     """
     scorer = Scorer({image: references[image] for image in predictions})
     return scorer.score(predictions), scorer.left_out

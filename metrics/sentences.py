@@ -1,4 +1,4 @@
-"""Scores of single captions, to find the worst ones; a model is judged by those of a set (scores.py)."""
+"""Scores of single captions, to find the worst ones. Models are compared by scores of sets (scores.py)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,11 +14,11 @@ def sentence_scores(
 ) -> dict[str, dict[str, float]]:
     """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) of each caption, by image name.
 
-    references: of these images and as many others as possible: CIDEr weights a phrase by how rare it is among
-    the references of all images (Vedantam et al., 2015, equation 2), and a handful of images says little
-    about that.
-    BLEU-4 of one sentence is almost 0 as soon as it shares no four words in a row with a reference, and 0
-    where it shares no word.
+    references: those of these images and of as many others as possible: CIDEr weights a phrase by how rare it
+    is in the references of all images (Vedantam et al., 2015, equation 2), for which a few images are not
+    enough.
+    BLEU-4 of one sentence is almost 0 if it shares no four consecutive words with a reference, and 0 if it
+    shares no word.
     """
     every = {image: [tokenized(caption) for caption in group] for image, group in references.items()}
     predictions = {image: [tokenized(captions.get(image, ""))] for image in every}

@@ -1,9 +1,9 @@
 """How one step of a decoder is drawn: boxes, arrows and notes as plain data.
 
-A decoder describes itself with these; `default_diagram` is for one that does not. reports/architecture.py
-draws them as the lower half of the figure. Coordinates are units of the sheet, 200 wide, y upwards. `split`
-is the border between what runs once per image (x from 2 to split - 2) and what runs once per word (x from
-split + 2 to 198). Boxes have room from y = 4 to y = 54.
+A decoder describes its step with these classes; `default_diagram` is for decoders that do not.
+reports/architecture.py draws them as the lower half of the figure. Coordinates are units of the figure, which
+is 200 wide; y points upwards. `split` is the border between what runs once per image (x from 2 to split - 2)
+and what runs once per word (x from split + 2 to 198). Boxes lie between y = 4 and y = 54.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-EXAMPLE = ("a", "large", "red", "heart")  # the caption of the image in the figure begins like this
+EXAMPLE = ("a", "large", "red", "heart")  # the first words of the caption of the image in the figure
 NEXT_WORD = f"next word: “{EXAMPLE[3]}”"
 
 Point = tuple[float, float]
-FROM_GRID = ((176.5, 67.0), (176.5, 64.0))  # how an arrow that comes from the grid begins
+FROM_GRID = ((176.5, 67.0), (176.5, 64.0))  # the first points of an arrow from the grid
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class Box:
     height: float
     title: str
     text: str = ""
-    modules: Sequence[
-        str
-    ] = ()  # submodules of the decoder: the box has their colour and counts their parameters
+    modules: Sequence[str] = ()  # submodules of the decoder, for the colour and the number of parameters
     remark: str = ""  # follows the number of parameters
     count: bool = True  # False for a part that is drawn several times: the number is not printed
 
@@ -82,18 +80,18 @@ class Diagram:
     notes: Sequence[Note] = ()
 
 
-# --- a decoder that does not describe itself ---
+# --- a decoder without a diagram ---
 
 _TOP, _HEIGHT, _GAP = 51, 11, 5.5  # of the boxes, and between them
-_ROWS = 3  # as many as there is room for
+_ROWS = 3  # as many as fit
 _LEFT_WIDTH = 37  # of a box that runs once per image
-_FEWEST_COLUMNS = 4  # of what runs once per word: few modules make no boxes as wide as the sheet
+_FEWEST_COLUMNS = 4  # for what runs once per word, so that boxes of few modules are not too wide
 
 
 def default_diagram(title: str, once_per_image: Sequence[str], once_per_word: Sequence[str]) -> Diagram:
-    """Any decoder: a box for each direct child, in the order in which they first run.
+    """A diagram of any decoder: a box for each direct child, in the order in which they first run.
 
-    The arguments are the names of its modules that run, such as `layers.0.norm`.
+    The arguments are the names of the modules that run, such as `layers.0.norm`.
     """
     left, right = _by_child(once_per_image), _by_child(once_per_word)
     columns = ceil(len(left) / _ROWS)
@@ -140,7 +138,7 @@ def _places(count: int, left: float, columns: int, width: float) -> list[tuple[f
 
 
 def _one_after_another(boxes: Sequence[Box]) -> list[Arrow]:
-    """From each box to the next one, which is on its right or begins the next row."""
+    """Arrows from each box to the next one, which is to its right or at the start of the next row."""
     arrows = []
     for box, following in pairwise(boxes):
         if following.y == box.y:

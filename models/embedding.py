@@ -1,4 +1,4 @@
-"""Words as the decoder reads them: learned embeddings, one-hot vectors, or vectors from a file."""
+"""Vectors for words: learned embeddings, one-hot vectors, or vectors from a file."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -12,11 +12,11 @@ from utils import UserError
 
 
 class WordEmbedding(nn.Embedding):
-    """Embeddings of unit variance, stored as small weights that can also score words.
+    """Embeddings of unit variance, stored as small weights that the output layer can share.
 
-    Tied weights have two tasks. As output weights they must be small, so that the loss starts near log V. As
-    input they must be as large as the LSTM's state. So the input is scaled by sqrt(dim) (Vaswani et al.,
-    2017, section 3.4); without it the words hardly change the state in the first epochs.
+    Tied weights have two uses. As output weights they must be small, so that the loss starts near log V. As
+    input they must be as large as the LSTM's state. The input is therefore scaled by sqrt(dim) (Vaswani et
+    al., 2017, section 3.4); otherwise the words hardly change the state in the first epochs.
     """
 
     def __init__(self, vocab_size: int, dim: int):
@@ -28,20 +28,20 @@ class WordEmbedding(nn.Embedding):
 
     @torch.no_grad()
     def start_from(self, path: Path, words: Sequence[str]) -> int:
-        """Start the words that are in a GloVe or word2vec file from their vectors; the others stay random.
+        """Initialise words with their vectors in a GloVe or word2vec file; other words stay random.
 
-        One factor scales all vectors to the size of the weights here, a root mean square of 1 / sqrt(dim), so
-        the angles between them and the ratios of their lengths do not change.
+        All vectors are scaled by one factor to a root mean square of 1 / sqrt(dim), the size of the random
+        weights. Their angles and the ratios of their lengths do not change.
 
         Args:
-            path: a text file, see `read_vectors`.
+            path: a text file; see `read_vectors`.
             words: the word of each row.
 
         Returns:
             How many of the words are in the file.
 
         Raises:
-            UserError: as `read_vectors` does; none of the words is in the file.
+            UserError: as in `read_vectors`, or none of the words is in the file.
         """
         vectors = read_vectors(path, words, self.embedding_dim)
         if not vectors:
@@ -53,9 +53,9 @@ class WordEmbedding(nn.Embedding):
 
 
 class OneHotWords(nn.Module):
-    """Each word as a vector of zeros with one entry, at its index.
+    """Each word as a vector with one nonzero element, at its index.
 
-    The entry is sqrt(V) rather than 1, which gives unit variance, as in WordEmbedding.
+    This element is sqrt(V) instead of 1, which gives unit variance, as in WordEmbedding.
     """
 
     def __init__(self, vocab_size: int):
@@ -69,11 +69,11 @@ class OneHotWords(nn.Module):
 
 
 def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.ndarray]:
-    """The vectors of those `words` that are in a text file of GloVe or word2vec.
+    """The vectors of those `words` that are in a GloVe or word2vec text file.
 
-    A line is a word and its numbers. The first line of word2vec is a header, the number of words and of
-    numbers; GloVe has none. Lines of other words are not parsed, so a file of many gigabytes takes the time
-    of reading it and the memory of the vectors that are returned.
+    A line is a word and its numbers. The first line of a word2vec file is a header: the number of words and
+    the size of the vectors. GloVe has no header. Lines of other words are not parsed, so even a file of many
+    gigabytes is read quickly, and only the returned vectors take memory.
 
     Args:
         words: words without spaces.
@@ -93,7 +93,7 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
             has_header, found_dim = _header_and_dim(path, file)
             if found_dim != dim:
                 raise UserError(
-                    f"decoder.embed_dim={dim}: the vectors of {path} have {found_dim} numbers; "
+                    f"decoder.embed_dim={dim}: the vectors in {path} have {found_dim} numbers; "
                     f"set decoder.embed_dim={found_dim}"
                 )
             file.seek(0)
@@ -108,15 +108,15 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
                 vectors[word] = _parse(path, number, numbers, dim)
     except OSError as error:
         raise UserError(
-            f"decoder.embeddings={path}: {error.strerror or error}; it is learned, one_hot, or the path of a "
-            "GloVe or word2vec text file"
+            f"decoder.embeddings={path}: {error.strerror or error}; set it to learned, one_hot, or the path "
+            "of a GloVe or word2vec text file"
         ) from None
     return vectors
 
 
 def _header_and_dim(path: Path, file) -> tuple[bool, int]:
     """Whether the first line is a header, and how many numbers a vector has."""
-    # A word may have spaces, so the shortest of the first lines tells how many numbers there are.
+    # A word may contain spaces, so the shortest of the first lines determines how many numbers there are.
     lines = [line.split() for line in islice(file, 100)]
     if lines and len(lines[0]) == 2 and all(part.isdigit() for part in lines[0]):
         return True, int(lines[0][1])
@@ -138,7 +138,7 @@ def _is_number(text: bytes) -> bool:
 
 
 def _parse(path: Path, number: int, numbers: list[bytes], dim: int) -> np.ndarray:
-    """(dim,) float32; raises UserError for a line that is cut short or has something other than numbers."""
+    """(dim,) float32; raises UserError for a line that is too short or contains anything but numbers."""
     if len(numbers) == dim and all(map(_is_number, numbers)):
         vector = np.array([float(text) for text in numbers], np.float32)
         if np.isfinite(vector).all():

@@ -1,6 +1,6 @@
 """Greedy search, beam search and sampling, for any decoder with `start` and `step`.
 
-All images and all beams are one batch; the only Python loop is over time.
+All images and all beams form one batch; the only Python loop is over time steps.
 """
 
 from typing import NamedTuple
@@ -24,13 +24,13 @@ class Captions(NamedTuple):
 
     tokens: torch.Tensor  # (N, K, T) int64, the words and <eos>, then <pad>
     log_probs: torch.Tensor  # (N, K, T) natural logarithm of each token's probability; 0 for padding
-    scores: torch.Tensor  # (N, K) what the captions are ranked by; -inf where there is no K-th caption
+    scores: torch.Tensor  # (N, K) what the captions are ranked by; -inf if there are fewer captions
     attention: torch.Tensor | None  # (N, K, T, L) alphas of each word, or None
 
 
 @torch.inference_mode()
 def search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
-    """Caption the images behind `grid` (N, L, C) by beam search, or by sampling if there is a temperature."""
+    """Caption the images of `grid` (N, L, C) by beam search, or by sampling if the temperature is above 0."""
     if options.temperature > 0:
         return _sample(decoder, grid, options)
     return _beam_search(decoder, grid, options)
@@ -39,7 +39,7 @@ def search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Capt
 def next_log_probs(
     decoder: Decoder, tokens: torch.Tensor, state: DecoderState, must_end: bool, temperature: float = 1.0
 ):
-    """One step: log-probabilities (B, V) of what may come next (only <eos> if it must end), state, alphas."""
+    """One step: log-probabilities (B, V) of the next token (only <eos> if it must end), state, alphas."""
     logits, state, alphas = decoder.step(tokens, state)
     logits = logits.float() / temperature
     logits[:, [PAD, SOS, UNK]] = -torch.inf
@@ -52,9 +52,9 @@ def next_log_probs(
 def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
     """The K best captions of each image that a beam of K finds.
 
-    A finished caption keeps its place in the beam and competes by its score until all K of an image are
-    finished. K = 1 is greedy search; with K at least the number of all sentences the search is exhaustive.
-    After `max_length` words a caption must end, whatever its score.
+    A finished caption stays in the beam and competes by its score until all K captions of an image are
+    finished. K = 1 is greedy search; if K is at least the number of possible captions, the search is
+    exhaustive. After `max_length` words a caption must end.
     """
     n, k, device = grid.shape[0], options.beam, grid.device
     state = decoder.start(grid).repeat(k)
@@ -95,12 +95,12 @@ def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -
 
 
 def _trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int) -> Captions:
-    """Follow the parents from the last step to the first, for the wanted beams (N, K)."""
+    """Follow the parents from the last step to the first, for the beams `beam` (N, K)."""
     steps, attention = [], []
     for parent, token, log_prob, alphas in reversed(history):
         steps.append((token.gather(1, beam), log_prob.gather(1, beam)))
         beam = parent.gather(1, beam)
-        if alphas is not None:  # they were computed before the beams were reordered: the parents' rows
+        if alphas is not None:  # computed before the beams were reordered, so they are in the parents' rows
             alphas = alphas.view(n, k, -1)
             attention.append(alphas.gather(1, beam.unsqueeze(2).expand(-1, -1, alphas.shape[2])))
     tokens, log_probs = (torch.stack(column[::-1], dim=2) for column in zip(*steps, strict=True))
@@ -113,10 +113,11 @@ def _trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: in
 
 
 def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
-    """One caption per image, each word drawn from the model's distribution.
+    """One caption per image, with each word drawn from the model's distribution.
 
-    `temperature` sharpens (below 1) or flattens it, `top_k` and `top_p` (nucleus sampling: Holtzman et al.,
-    2020) cut off its tail. The same seed draws the same captions from the same batch.
+    A `temperature` below 1 sharpens the distribution, above 1 it flattens it. `top_k` and `top_p` (nucleus
+    sampling: Holtzman et al., 2020) cut off its tail. The same seed draws the same captions for the same
+    batch.
     """
     n, device = grid.shape[0], grid.device
     random = torch.Generator(device).manual_seed(options.seed)
@@ -147,12 +148,12 @@ def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Cap
 
 
 def cut_tail(log_probs: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """-inf for the words (B, V) outside the k likeliest, or outside the smallest set with probability p."""
+    """Set words (B, V) to -inf outside the k most likely ones, or the smallest set with probability p."""
     if 0 < top_k < log_probs.shape[1]:
         least = log_probs.topk(top_k, dim=1).values[:, -1:]
         log_probs = log_probs.masked_fill(log_probs < least, -torch.inf)
     if top_p < 1:
         ordered, index = log_probs.softmax(dim=1).sort(dim=1, descending=True)
-        beyond = ordered.cumsum(dim=1) - ordered >= top_p  # the likeliest word is never beyond
+        beyond = ordered.cumsum(dim=1) - ordered >= top_p  # never the most likely word
         log_probs = log_probs.masked_fill(beyond.scatter(1, index, beyond), -torch.inf)
     return log_probs

@@ -22,27 +22,27 @@ class Row:
     name: str  # as in the checkpoint
     kind: str  # its class
     shape: tuple[int, ...]  # of its output, for one image or one word
-    parameters: int  # 0 where an earlier row has counted them, as for tied weights
+    parameters: int  # 0 if an earlier row has counted them, as for tied weights
     trained: int  # how many of the parameters are trained
     multiply_adds: int
 
 
 class FeatureMap(NamedTuple):
-    """The maps of one resolution in the encoder."""
+    """The feature maps of one resolution in the encoder."""
 
     rows: list[Row]
     channels: int  # of the last one
-    side: int  # cells
+    side: int  # cells per side
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A model row by row, in the order in which it runs."""
+    """The parts of a model, in the order in which they run."""
 
     encoder: list[Row]  # once per image
     start: list[Row]  # once per image: what the decoder does before the first word
     step: list[Row]  # once per word
-    image_size: int  # pixels a side
+    image_size: int  # pixels per side
     grid: tuple[int, int]  # L cells of C channels
     attends: bool  # whether the decoder returns attention weights
 
@@ -70,7 +70,7 @@ class Summary:
 
     @property
     def maps(self) -> list[FeatureMap]:
-        """The rows of the encoder between one halving of the resolution and the next."""
+        """The rows of the encoder, grouped by resolution."""
         maps: dict[int, FeatureMap] = {}
         for row in self.encoder:
             size = _channels_and_side(row.shape)
@@ -83,7 +83,7 @@ class Summary:
         return list(maps.values())
 
     def decoder_rows(self, modules: Iterable[str]) -> list[Row]:
-        """All rows of submodules of the decoder, by name; raises KeyError for one that does not run."""
+        """All rows of the decoder's submodules `modules`; raises KeyError for one that does not run."""
         rows: dict[str, list[Row]] = {}
         for row in [*self.start, *self.step]:
             rows.setdefault(row.name.removeprefix("decoder."), []).append(row)
@@ -95,11 +95,11 @@ def total(rows: Iterable[Row], what: str = "multiply_adds") -> int:
 
 
 def summarise(model: CaptionModel, image_size: int) -> Summary:
-    """Run `model` once on an image of `image_size` pixels a side, for one word, and record what runs.
+    """Run `model` on one image of `image_size` pixels per side, for one word, and record what runs.
 
-    Multiply-adds are those of convolutions and matrix products; the rest (activations, normalisation, sums)
-    is small beside them. Nothing is computed: shapes pass through the model without numbers (torch's `meta`
-    device). The model stays on that device and cannot be used afterwards.
+    Multiply-adds are those of convolutions and matrix products; others (activations, normalisation, sums) are
+    few. No numbers are computed: only shapes pass through the model, on torch's `meta` device. The model
+    stays on that device and cannot be used afterwards.
     """
     parameters = [(name, p.numel(), p.requires_grad) for name, p in model.named_parameters()]
     model.to("meta").eval()
@@ -131,11 +131,11 @@ class _Call(NamedTuple):
     kind: str
     input: tuple[int, ...]  # shape, of one image or word
     output: tuple[int, ...]  # shape
-    flops: int  # since the previous call: what runs between two modules is counted for the second one
+    flops: int  # since the previous call, so code between two modules counts for the second one
 
 
 class _Recorder:
-    """Records the calls of a model's modules, but not the calls that one of these modules makes itself."""
+    """Records the calls of a model's modules, but not calls inside another recorded module."""
 
     def __init__(self, model: CaptionModel, counter: FlopCounterMode):
         self.counter, self.calls, self.depth, self.flops = counter, [], 0, 0
@@ -161,13 +161,13 @@ class _Recorder:
         self.backbone_output = _shape_of(output)
 
     def take(self) -> list[_Call]:
-        """The calls since this was called last."""
+        """The calls since the last `take`."""
         calls, self.calls = self.calls, []
         return calls
 
 
 def _shape_of(x) -> tuple[int, ...]:
-    """Of a tensor, or of the first one of a tuple, without the batch and other dimensions of size 1."""
+    """The shape of a tensor, or of the first in a tuple, without the batch and dimensions of size 1."""
     while not isinstance(x, torch.Tensor):
         x = x[0]
     return tuple(n for n in x.shape[1:] if n > 1) or (1,)
@@ -192,10 +192,11 @@ def _by_stage(calls: Sequence[_Call], stages: Sequence[str], end: tuple[int, ...
 
 
 def _ends_as(shape: tuple[int, ...], following: tuple[int, ...]) -> bool:
-    """Whether a stage ends with a step after its last module, which returns `shape`, and so with `following`.
+    """Whether a stage returns `following`, the input of the next stage, and not its last module's `shape`.
 
-    A step that is no module joins branches (Inception) or puts windows together into a map (MaxViT). The next
-    stage's first module may read something else than the map (in Swin, its patches or a table of positions).
+    They differ if the stage ends with a step that is not a module, which joins branches (Inception) or puts
+    windows together into a map (MaxViT). But the first module of the next stage may also read something other
+    than the map (in Swin, its patches or a table of positions).
     """
     before, after = _channels_and_side(shape), _channels_and_side(following)
     if len(following) != 3 or after is None:
@@ -206,7 +207,7 @@ def _ends_as(shape: tuple[int, ...], following: tuple[int, ...]) -> bool:
 
 
 def _channels_and_side(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Of a square map, channels first or last, or of tokens, with a class token or without."""
+    """Channels and cells per side of a square map, channels first or last, or of tokens."""
     if len(shape) == 2:
         return shape[1], math.isqrt(shape[0])
     if len(shape) == 3 and shape[1] == shape[2]:

@@ -19,19 +19,19 @@ from models.summary import Row, Summary, total
 from reports.lettering import GREY, INK, PAPER
 from utils import UserError
 
-_WIDTH, _HEIGHT = 200, 118  # units of the sheet
+_WIDTH, _HEIGHT = 200, 118  # units of the figure
 _PANEL, _EDGE = "#f5f6f8", "#3d4350"
 _TRAINED, _FROZEN, _PLAIN = "#fde3c4", "#cfe2f7", "#ffffff"
-_TIP = 0.6  # between the tip of an arrow and what it points at
+_TIP = 0.6  # distance of the tip of an arrow from what it points to
 _LEAN, _RISE = 0.24, 0.16  # how far the back of a slab is to the right and up, as shares of its height
 _BOTTOM, _SIDE = 76, 25  # of the image and the grid
 _MIDDLE = _BOTTOM + _SIDE / 2
-# The image in the figure, a scene of the sample; models/diagram.py has the first words of its caption.
+# The image in the figure, a scene of the built-in sample; models/diagram.py has the start of its caption.
 SCENE = Scene((Group(1, "large", "red", "heart"), Group(3, "small", "yellow", "star")), "above")
 
 
 def draw_architecture(summary: Summary, diagram: Diagram, encoder: str, output: Path) -> None:
-    """Draw the model of `summary`, an encoder with the name `encoder` and a decoder drawn as `diagram`.
+    """Draw the model of `summary`, whose encoder is called `encoder` and whose decoder is drawn by `diagram`.
 
     Raises:
         UserError: the name of `output` does not end in png, svg or pdf, or it cannot be written.
@@ -48,7 +48,7 @@ def draw_architecture(summary: Summary, diagram: Diagram, encoder: str, output: 
     _draw_encoder(axis, summary)
     _draw_decoder(axis, summary, diagram)
     try:
-        # The same figure is the same file: the names of glyphs in an SVG depend on the figure alone.
+        # With this salt the ids in an SVG depend only on the figure, so the same figure gives the same file.
         with replacing(output) as temporary, matplotlib.rc_context({"svg.hashsalt": "model"}):
             metadata = {"Date": None} if output.suffix.lower() == ".svg" else None
             figure.savefig(temporary, format=output.suffix[1:].lower(), metadata=metadata)
@@ -57,7 +57,7 @@ def draw_architecture(summary: Summary, diagram: Diagram, encoder: str, output: 
 
 
 def _draw_title(axis: Axes, summary: Summary, title: str) -> None:
-    """The title on the left, the colours and what they mean on the right."""
+    """The title on the left, the meaning of the colours on the right."""
     _write(axis, (3, 114), title, 15, weight="bold", ha="left")
     frozen = summary.parameters - summary.trained
     for x, colour, text in (
@@ -69,7 +69,7 @@ def _draw_title(axis: Axes, summary: Summary, title: str) -> None:
 
 
 def _draw_panels(axis: Axes, summary: Summary, split: float) -> None:
-    """The background: once per image, which reaches down to the left of `split`, and once per word."""
+    """The background: a panel for each image, which extends down to the left of `split`, and one per word."""
     style = {"boxstyle": "round,pad=0,rounding_size=2", "facecolor": _PANEL, "edgecolor": "none", "zorder": 0}
     for left, bottom, right, top in ((2, 66, 198, 110), (2, 2, split - 2, 76), (split + 2, 2, 198, 62)):
         axis.add_patch(FancyBboxPatch((left, bottom), right - left, top - bottom, **style))
@@ -87,7 +87,7 @@ def _draw_encoder(axis: Axes, summary: Summary) -> None:
     _label(axis, 19.5, f"3 × {summary.image_size} × {summary.image_size}", "image")
     maps = summary.maps
     centres = np.linspace(49, 145, len(maps)) if len(maps) > 1 else [97.0]
-    end = 32.0  # right edge of what is drawn so far
+    end = 32.0  # right edge of the last part that was drawn
     for one, centre in zip(maps, centres, strict=True):
         # Between the ratio of the sides and its root, so that the last maps stay visible.
         height = 25 * (one.side / maps[0].side) ** 0.55
@@ -115,7 +115,7 @@ def _draw_decoder(axis: Axes, summary: Summary, diagram: Diagram) -> None:
         _write(axis, (note.x, note.y), note.text, 9, GREY)
 
 
-# --- what the panels are made of ---
+# --- parts of the panels ---
 
 
 def _draw_box(axis: Axes, box: Box, rows: Sequence[Row]) -> None:
@@ -135,7 +135,7 @@ def _draw_box(axis: Axes, box: Box, rows: Sequence[Row]) -> None:
 
 
 def _draw_slab(axis: Axes, left: float, depth: float, height: float, colour: str) -> None:
-    """A stack of feature maps, seen from the side: the more channels, the deeper."""
+    """A stack of feature maps, drawn deeper for more channels."""
     back = np.array((height * _LEAN, height * _RISE))
     front = np.array([(0, 0), (depth, 0), (depth, height * (1 - _RISE)), (0, height * (1 - _RISE))])
     front += (left, _MIDDLE - height / 2)
@@ -183,7 +183,7 @@ def _draw_image(axis: Axes, left: float) -> None:
 
 
 def _draw_grid(axis: Axes, left: float, cells: int, attends: bool) -> None:
-    """The cells of the grid over the image; with attention, all but those around the heart are darkened."""
+    """The cells of the grid over the image; with attention, all but those around the heart are dark."""
     centres = (np.arange(cells) + 0.5) / cells
     distance = (centres[None] - 0.54) ** 2 + (centres[:, None] - 0.24) ** 2
     shadow = np.zeros((cells, cells, 4))

@@ -1,6 +1,6 @@
-"""The attention of each word, drawn over the image: the image in dim grey, bright where the attention is.
+"""The attention for each word, drawn over the image: dim grey, with bright colours where attention is high.
 
-The sheet of Xu et al. 2015, "Show, Attend and Tell" (figure 2).
+It follows figure 2 of "Show, Attend and Tell" (Xu et al., 2015).
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from data.transforms import upright_rgb
 from reports.lettering import GREY, INK, PAPER, font, wrap
 
 _PANEL = 256  # pixels: the longer side of a panel on the sheet
-_GAP, _MARGIN, _TITLE = 16, 28, 34  # pixels: between panels, around the sheet, for the word above a panel
+_GAP, _MARGIN, _TITLE = 16, 28, 34  # pixels: between panels, around the sheet, for the title of a panel
 _WIDEST = 5 * (_PANEL + _GAP)  # pixels: about the width of a slide
 
-# Dark to light: brighter means more on a projector, in print, and for people with colour blindness.
+# From dark to light, so that brighter means more on a projector, in print, and for colour-blind people.
 HEAT = matplotlib.colormaps["inferno"]
-UNLIT = 0.45  # brightness of the image where there is no attention, as a share of its own
-BLUR = 0.45  # cells, standard deviation of the Gaussian: hides the edges of cells and hardly lowers peaks
+UNLIT = 0.45  # brightness of the image without attention, as a share of its original brightness
+BLUR = 0.45  # cells, standard deviation of a Gaussian, which hides edges of cells and hardly lowers peaks
 GLOW = 0.8  # brightness of the colours where the attention is highest
 
 
 def attention_sheet(image: Image.Image, words: Sequence[str], alphas: np.ndarray) -> Image.Image:
-    """The image, then one panel for each word with the attention of that word over it; RGB.
+    """The image, then one panel for each word with its attention drawn over the image; RGB.
 
     `alphas (T, rows, columns)` are the attention weights of the T words over a grid that covers the whole
-    image, whatever its aspect ratio. All panels share one scale, from 0 to the largest weight on the sheet;
-    the number beside a word is its own largest weight. Raises ValueError if there is not one map per word.
+    image. All panels share one scale, from 0 to the largest weight on the sheet; the number beside a word is
+    the largest weight for this word. Raises ValueError if there is not one map per word.
     """
     alphas = np.asarray(alphas, dtype=np.float32)
     if alphas.ndim != 3 or len(alphas) != len(words):
@@ -49,7 +49,7 @@ def attention_sheet(image: Image.Image, words: Sequence[str], alphas: np.ndarray
 
 
 def full_scale(alphas: np.ndarray) -> float:
-    """The weight that is drawn brightest in all maps (T, rows, columns) of one image: the largest of them.
+    """The weight that gets the brightest colour in the maps (T, rows, columns) of an image: the largest one.
 
     It is at least four times the weight of uniform attention, so that nearly uniform attention stays dark.
     """
@@ -58,7 +58,7 @@ def full_scale(alphas: np.ndarray) -> float:
 
 
 def overlay(image: Image.Image, light: np.ndarray) -> Image.Image:
-    """`image` (RGB) in dim grey, bright where `light (rows, columns)`, 0 to 1, is high; same size."""
+    """`image` (RGB) in dim grey, with bright colours where `light (rows, columns)`, 0 to 1, is high."""
     smooth = _spread(image.height, light.shape[0]) @ light @ _spread(image.width, light.shape[1]).T
     glow = GLOW * HEAT(np.clip(smooth, 0, 1))[..., :3]
     grey = UNLIT * np.asarray(image.convert("L"), np.float32)[..., None] / 255
@@ -68,19 +68,19 @@ def overlay(image: Image.Image, light: np.ndarray) -> Image.Image:
 
 
 def _spread(pixels: int, cells: int) -> np.ndarray:
-    """(pixels, cells): weights of the cells for each pixel along one side, a Gaussian around each centre."""
+    """(pixels, cells): for each pixel along one side, the weights of the cells by a Gaussian around each."""
     position = (np.arange(pixels) + 0.5) * cells / pixels  # of each pixel, in cells
     weight = np.exp(-0.5 * ((position[:, None] - np.arange(cells) - 0.5) / BLUR) ** 2)
     return weight / weight.sum(axis=1, keepdims=True)
 
 
 def _lay_out(panels: list[tuple[str, str, Image.Image]], caption: str) -> Image.Image:
-    """Panels of (word, weight, image) in rows, the caption above them, room for the legend below."""
+    """Panels of (word, weight, image) in rows, with the caption above and space for the legend below."""
     panel_width, panel_height = panels[0][2].size
-    cell = max(panel_width, 120)  # a narrow image needs room for its word
+    cell = max(panel_width, 120)  # a word needs more space than a narrow image
     rows = ceil(len(panels) * (cell + _GAP) / _WIDEST)
     columns = ceil(len(panels) / rows)
-    width = max(columns * (cell + _GAP) - _GAP, 480) + 2 * _MARGIN  # the legend needs the 480
+    width = max(columns * (cell + _GAP) - _GAP, 480) + 2 * _MARGIN  # the legend needs 480
 
     bold = font(24, caption, bold=True)
     lines = wrap(caption, bold, width - 2 * _MARGIN)
@@ -109,7 +109,7 @@ def _title(draw: ImageDraw.ImageDraw, baseline: tuple[int, int], word: str, weig
 
 
 def _legend(sheet: Image.Image, full: float, meaning: str) -> None:
-    """The scale of all panels, at the lower left of the sheet: from 0 to `full`."""
+    """The scale of all panels, from 0 to `full`, at the lower left of the sheet."""
     ramp = overlay(Image.new("RGB", (120, 10), "#808080"), np.linspace(0, 1, 120)[None])
     middle = sheet.height - _MARGIN - 4
     draw, small = ImageDraw.Draw(sheet), font(13, meaning)

@@ -1,4 +1,4 @@
-"""An image with its caption below it, as in a book, and the reference captions beside it."""
+"""An image with its caption below it and the reference captions beside it."""
 
 from collections.abc import Sequence
 from math import ceil, sqrt
@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 from data.transforms import upright_rgb
 from reports.lettering import GREY, INK, PAPER, font, wrap
 
-_NARROWEST = 384  # pixels; in less, a caption would be too small to read or have one word per line
-_TALLEST_ENLARGED = 4096  # pixels; keeps a narrow, tall image from becoming huge
-_LEADING = 1.32  # from one line to the next, in heights of the type
+_NARROWEST = 384  # pixels; on less, a caption would be too small to read or have one word per line
+_TALLEST_ENLARGED = 4096  # pixels; limits the size of an enlarged narrow image
+_LEADING = 1.32  # distance between two lines, as a multiple of the font size
 
 _Line = tuple[str, float, str, float]  # text, its size, colour, and the y of its top, in pixels
 
@@ -18,11 +18,12 @@ _Line = tuple[str, float, str, float]  # text, its size, colour, and the y of it
 def captioned_image(image: Image.Image, caption: str, references: Sequence[str] = ()) -> Image.Image:
     """The upright image, RGB, with `caption` wrapped beneath it and the `references` beside it, smaller.
 
-    The image keeps its pixels. One narrower than 384 pixels is first enlarged by a whole factor, so that the
-    caption is readable; the larger the image, the larger the type.
+    The image keeps its size, unless it is narrower than 384 pixels: then it is enlarged by a whole factor, so
+    that the caption is readable. The font size grows with the image.
     """
     image = _wide_enough(upright_rgb(image))
-    # Limited by area, or a panorama would get giant letters; by width, or a column would break words.
+    # Limited by the area, so that a panorama does not get huge letters, and by the width, so that a narrow
+    # image does not break words.
     size = max(15, min(image.width / 20, sqrt(image.width * image.height) / 22))
     margin = round(size * 0.9)
 
@@ -43,7 +44,7 @@ def captioned_image(image: Image.Image, caption: str, references: Sequence[str] 
 
 
 def _set(blocks: Sequence[tuple[str, float, str, float]], width: float, top: float) -> list[_Line]:
-    """Lines of blocks of (text, size, colour, space above in sizes), from `top` down, `width` wide."""
+    """The lines of blocks of (text, size, colour, space above in sizes), at most `width` wide, from `top`."""
     lines = []
     for text, size, colour, space_above in blocks:
         top += space_above * size
@@ -61,7 +62,7 @@ def _wide_enough(image: Image.Image) -> Image.Image:
     factor = max(1, min(ceil(_NARROWEST / image.width), _TALLEST_ENLARGED // image.height))
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.LANCZOS)
-    if image.width < _NARROWEST:  # it is narrow and tall: white on both sides
+    if image.width < _NARROWEST:  # too tall to be enlarged more, so it gets white margins
         wide = Image.new("RGB", (_NARROWEST, image.height), PAPER)
         wide.paste(image, ((_NARROWEST - image.width) // 2, 0))
         return wide

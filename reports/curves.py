@@ -1,4 +1,4 @@
-"""Training curves of one run or several on one sheet: loss, accuracy, scores, learning rate."""
+"""Training curves of one or several runs in one figure: loss, accuracy, scores, learning rate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +20,12 @@ from utils import UserError
 
 
 class _Panel(NamedTuple):
-    """One diagram of the sheet: a column of training, a measure of validation, or both."""
+    """One panel of the figure: a column of training, a measure of validation, or both."""
 
     title: str
     train: str = ""
     val: Measure | None = None
-    zoomed: bool = False  # whether the high values at the start of training may run out of the panel
+    zoomed: bool = False  # whether high values at the start of training may be cut off
 
     @property
     def columns(self) -> list[str]:
@@ -41,7 +41,7 @@ _PANELS = (
 )
 # The colours of Okabe and Ito, which colour-blind people can tell apart.
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
-# Vertical lines: stroke -> label in the legend, and a function that marks the rows of a log which get one.
+# Vertical lines: line style -> label in the legend, and a function that selects rows of a log for them.
 _MARKS = {
     ":": ("resumed", lambda table: table["event"] == "resume"),
     (0, (6, 2, 1, 2)): ("learning rate changed", rate_changes),
@@ -50,11 +50,11 @@ _STAR = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle
 
 
 def draw_curves(runs: Sequence[Path], output: Path) -> None:
-    """Draw `runs` (run folders or loss_log.txt files) on one sheet: png, svg or pdf, as `output` ends.
+    """Draw `runs` (run folders or loss_log.txt files) in one figure; `output` ends in .png, .svg or .pdf.
 
     There is a panel for each measure that any of the runs has. Training is dashed (single steps are pale),
-    validation solid, the best epoch starred. Raises UserError if a log cannot be read or the sheet cannot be
-    written.
+    validation is solid, and a star marks the best epoch. Raises UserError if a log cannot be read or the
+    figure cannot be written.
     """
     logs = [find_log(Path(run)) for run in runs]
     tables = [read_log(log) for log in logs]
@@ -102,11 +102,11 @@ def _panels(table: pd.DataFrame) -> list[_Panel]:
 
 
 def _epochs(table: pd.DataFrame) -> pd.Series:
-    """Epochs completed at each row: 0 at step 0, `e` at the end of epoch e, interpolated between."""
+    """Epochs completed at each row: 0 at step 0, `e` at the end of epoch e, interpolated in between."""
     ends = table[table["event"] == "epoch"].drop_duplicates("step", keep="last").sort_values("step")
     steps, epochs = np.r_[0, ends["step"]], np.r_[0, ends["epoch"]]
     done = np.interp(table["step"], steps, epochs)
-    # The current epoch is taken to be as long as the one before.
+    # The current epoch is assumed to be as long as the previous one.
     beyond = np.maximum(table["step"] - steps[-1], 0)
     return done + beyond * (epochs[-1] - epochs[-2]) / max(steps[-1] - steps[-2], 1)
 
@@ -122,7 +122,7 @@ def _draw_run(axis: Axes, table: pd.DataFrame, x: pd.Series, panel: _Panel, colo
             done = is_epoch & np.isfinite(table[train])
             pale = 0.35 if done.any() else 0.9
             axis.plot(x[steps], table.loc[steps, train], color=train_colour, alpha=pale, linewidth=0.8)
-            # The mean over an epoch is drawn in its middle, the validation at its end.
+            # The mean over an epoch is drawn in the middle of the epoch, the validation at its end.
             middle = (x[done] + x[done].shift(fill_value=0)) / 2
             axis.plot(middle, table.loc[done, train], color=train_colour, linewidth=1.4, dashes=(4, 2))
         else:
@@ -146,7 +146,7 @@ def _star(axis: Axes, table: pd.DataFrame, x: pd.Series, measure: Measure, colou
 
 
 def _finish(axis: Axes, panel: _Panel, unit: str, tables: list[pd.DataFrame]) -> None:
-    """Add titles, scales and grid to a panel whose curves are drawn."""
+    """Add titles, scales and grid lines to a panel with its curves."""
     axis.set_title(panel.title, loc="left", fontsize=11, fontweight="bold", color=INK)
     if len(tables) == 1 and panel.val and (text := best_text(tables[0], panel.val)):
         axis.set_title(text, loc="right", fontsize=9, color=GREY)
@@ -174,7 +174,7 @@ def _short_rate(rate: float, _position: int) -> str:
 
 
 def _zoom_past_the_start(axis: Axes, table: pd.DataFrame, panel: _Panel) -> None:
-    """Scale the panel to all but the training of the first epoch, whose values would flatten the rest."""
+    """Scale the panel without the training values of the first epoch, which would flatten the rest."""
     train, val = panel.columns
     epochs = table[table["event"] == "epoch"]
     shown = np.r_[epochs[val], epochs.loc[epochs["epoch"] > 1, train]]
@@ -187,7 +187,7 @@ def _zoom_past_the_start(axis: Axes, table: pd.DataFrame, panel: _Panel) -> None
 
 
 def _legend(figure: Figure, names: list[str], colours: Sequence, marked: list[str]) -> None:
-    """Draw the legend above the panels: the names of the runs, and what the strokes mean."""
+    """Draw the legend above the panels: the names of the runs, and the meaning of the line styles."""
     train = Line2D([], [], color=GREY, linewidth=1.4, dashes=(4, 2), label="training")
     val = Line2D([], [], color=colours[0] if len(names) == 1 else GREY, linewidth=2, label="validation")
     star = Line2D([], [], color=val.get_color(), label="best epoch", **_STAR)

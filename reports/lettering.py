@@ -1,4 +1,4 @@
-"""Fonts that have the letters of a text, and line breaks that fit a width."""
+"""Fonts that contain the letters of a text, and line breaks that fit a width."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -12,7 +12,7 @@ INK, GREY, PAPER = "#1b1d22", "#6b7078", "#ffffff"
 
 
 def font(size: float, text: str = "", bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans at `size` pixels, or an installed font that has more letters of `text`."""
+    """DejaVu Sans at `size` pixels, or an installed font that contains more letters of `text`."""
     letters = frozenset(map(ord, text)) - frozenset(map(ord, " \t\n"))
     return ImageFont.truetype(_font_file(letters, bold), max(1, round(size)))
 
@@ -24,7 +24,7 @@ def _font_file(letters: frozenset[int], bold: bool) -> str:
     dejavu = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
     if letters <= _letters(dejavu):
         return dejavu
-    # Its import lists every font of the machine, so it waits until it is needed.
+    # Its import lists all fonts of the machine, so it is only imported when needed.
     from matplotlib.font_manager import fontManager
 
     installed = sorted({entry.fname for entry in fontManager.ttflist})

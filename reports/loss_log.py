@@ -1,8 +1,8 @@
-"""loss_log.txt, the log of a run: finding it, reading it while it is still being written, summing it up.
+"""loss_log.txt, the log of a run: find it, read it (also while it is being written), and summarise it.
 
-A CSV file with a header. `event` is the kind of row: `step` (one logging interval: train_* and lr), `epoch`
-(means over the epoch, and the validation) or `resume` (the run was resumed at that step). Epochs count from
-1, steps over the whole run.
+It is a CSV file with a header. `event` is the kind of row: `step` (one logging interval: train_* and lr),
+`epoch` (means over the epoch, and the validation) or `resume` (the run was resumed at that step). Epochs are
+counted from 1, steps over the whole run.
 """
 
 import io
@@ -73,7 +73,7 @@ def read_log(log: Path) -> pd.DataFrame:
 
 
 def _without_lost_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """Leave out the steps between the checkpoint and the stop of a resumed run: the run repeated them."""
+    """Leave out the steps after the last checkpoint of a stopped run, which the resumed run repeats."""
     kept = pd.Series(True, index=table.index)
     for row in table.index[table["event"] == "resume"]:
         kept &= (table.index >= row) | (table["step"] <= table.at[row, "step"])
@@ -97,9 +97,9 @@ def best_text(table: pd.DataFrame, measure: Measure) -> str | None:
 
 
 def rate_changes(table: pd.DataFrame) -> pd.Series:
-    """True in the last row before a constant learning rate changes, as after a plateau.
+    """True in the last row before a constant learning rate changes, for example after a plateau.
 
-    A rate that changes at every step, as in a cosine schedule, is a curve and not a series of events.
+    A rate that changes at every step, as in a cosine schedule, is not marked.
     """
     rows = table[table["lr"].notna()].drop_duplicates("step", keep="last")
     rates = rows["lr"]

@@ -42,12 +42,12 @@ form.hidden = false; // without scripts it would do nothing
 if (search.value) filter(); // the browser may restore the search after a reload
 if (order.value !== "number") sort();
 
-// --- the attention of a word: a canvas over the image, drawn as reports/attention.py does it ---
+// --- the attention for a word: a canvas over the image, drawn as in reports/attention.py ---
 
 const overlay = document.querySelector("template").content.firstElementChild;
 const canvas = overlay.querySelector("canvas"), announcement = document.querySelector("#announcement");
 const settings = JSON.parse(document.querySelector("#settings")?.textContent ?? "null");
-let maps = null; // a promise of all maps, a byte per cell: unpacked when the first one is needed
+let maps = null; // a promise of all maps, one byte per cell, unpacked when the first one is needed
 let hovered = null, focused = null, lit = null; // words; the attention of `lit` is on the image
 
 async function unpack() {
@@ -57,7 +57,7 @@ async function unpack() {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// An image that has not been loaded yet has no size.
+// Before it is loaded, an image has no size.
 function loaded(image) {
   return image.naturalWidth || new Promise((done) => image.addEventListener("load", done, { once: true }));
 }
@@ -68,7 +68,7 @@ async function show(word) {
   lit = word;
   const card = word?.closest("article"), image = card?.querySelector(".image");
   const [levels] = word ? await Promise.all([(maps ??= unpack()), loaded(image.firstElementChild)]) : [];
-  if (word !== lit) return; // the pointer has moved to another word meanwhile
+  if (word !== lit) return; // the pointer has moved to another word in the meantime
   overlay.parentElement?.classList.remove("attention");
   overlay.remove();
   if (!word) return;

@@ -1,4 +1,4 @@
-"""captions_result.html: every image with its caption, the probability and the attention of each word.
+"""captions_result.html: all images with their captions, and the probability and attention of each word.
 
 The page is the template page.html.j2 with its style (page.css) and its script (page.js) inserted.
 """
@@ -24,25 +24,25 @@ from utils import UserError
 
 LEVELS = 31  # of attention in a cell; the page smooths the maps, so the steps are not visible
 _HERE = Path(__file__).parent
-_THUMBNAIL = 480  # pixels, the longer side: sharp at the 240 to 300 CSS pixels that the page gives it
-_EAGER = 8  # images that are loaded at once; the others when they come into view
-_OVERLAY = 96  # pixels, the longer side: a map is smooth, the browser enlarges it
+_THUMBNAIL = 480  # pixels, the longer side: sharp at the 240 to 300 CSS pixels of an image on the page
+_EAGER = 8  # images that are loaded immediately; others are loaded when they come into view
+_OVERLAY = 96  # pixels, the longer side: enough for a smooth map, which the browser enlarges
 
 
 @dataclass(frozen=True)
 class PageEntry:
     """One image on the page."""
 
-    name: str  # the text under the caption, searched and sorted by; any characters
+    name: str  # shown under the caption, and used to search and sort; may contain any characters
     image: Path | Image.Image  # a path is opened only to make its thumbnail
-    result: Caption  # its caption, words, other beams and attention; its own image is not used
+    result: Caption  # the caption, its words, other beams and attention; `result.image` is not used
     references: Sequence[str] = ()
     scores: Mapping[str, float] = field(default_factory=dict)  # of the caption against the references
     files: Mapping[str, Path] = field(default_factory=dict)  # files on disk that the page links to, by label
 
 
 class _Maps:
-    """The attention maps of all images as one text: a byte per cell, compressed, in base64.
+    """The attention maps of all images as one text: one byte per cell, compressed, in base64.
 
     A thousand images take 0.35 MB with 7 x 7 cells, about 1.3 MB with 14 x 14.
     """
@@ -59,16 +59,15 @@ class _Maps:
         return f"{start} {attention.shape[1]} {attention.shape[2]} {full:.4g}"
 
     def text(self) -> str:
-        """Everything that was added; empty if nothing was."""
+        """All maps that were added; empty if there are none."""
         return base64.b64encode(b"".join(self.packed) + self.packer.flush()).decode() if self.cells else ""
 
 
 def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions") -> None:
-    """Write the page at `path`, and the thumbnails into the folder `<path without suffix>_files` beside it.
+    """Write the page to `path`, and its thumbnails into the folder `<path without suffix>_files` beside it.
 
-    The page needs nothing else, neither a network nor a server. All text is escaped. `entries` may be a
-    generator, which keeps only one image in memory. Raises UserError if an image cannot be read or the page
-    cannot be written.
+    The page needs no network and no server. All text is escaped. `entries` may be a generator, so that only
+    one image is in memory. Raises UserError if an image cannot be read or the page cannot be written.
     """
     path = Path(path)
     folder = path.parent / f"{path.stem}_files"
@@ -81,7 +80,7 @@ def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions"
             if re.fullmatch(r"\d{5}\.jpg", old.name):
                 old.unlink()
         maps = _Maps()
-        # Thumbnails are numbered: a file name may have characters that a URL may not.
+        # Thumbnails have numbers as names, because file names may contain characters that URLs may not.
         cards = [_card(entry, number, folder, maps) for number, entry in enumerate(entries, start=1)]
         scores = list(dict.fromkeys(name for card in cards for name in card["scores"]))
         for card in cards:
@@ -97,14 +96,14 @@ def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions"
             css=Markup((_HERE / "page.css").read_text("utf-8").strip()),
             script=Markup((_HERE / "page.js").read_text("utf-8").strip()),
         )
-        # A file name that is not valid UTF-8 has lone surrogates in Python: the page has "?" for them.
+        # In Python, a file name that is not valid UTF-8 has lone surrogates, which become "?" on the page.
         path.write_text(html, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"cannot write the page {path}: {error}") from None
 
 
 def _settings() -> dict:
-    """How the attention sheet draws its overlays; the script of the page draws the same ones."""
+    """The constants with which the attention sheet draws overlays, so that the page draws the same ones."""
     heat = [[round(255 * GLOW * channel) for channel in HEAT(i / 63)[:3]] for i in range(64)]
     return {
         "heat": heat,
@@ -116,7 +115,7 @@ def _settings() -> dict:
 
 
 def _card(entry: PageEntry, number: int, folder: Path, maps: _Maps) -> dict:
-    """What the template needs of one entry, without its image, which goes into `folder` as a thumbnail."""
+    """The values of one entry for the template. Its thumbnail is written into `folder`."""
     result, attention = entry.result, entry.result.attention
     thumbnail = folder / f"{number:05}.jpg"
     _write_thumbnail(entry.image, thumbnail)

@@ -1,4 +1,4 @@
-"""The same few images with the captions of the model after each epoch, to see it learn."""
+"""A few images with the captions of the model after each epoch, to show how it learns."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from reports.lettering import GREY, INK, PAPER, font, wrap
 
 _COLUMN, _LABEL = 208, 92  # pixels: width of an image, and of the epochs on the left
 _GAP, _MARGIN = 18, 28  # pixels: between columns, around the sheet
-_TYPE, _LINE = 15, 20  # pixels: size of the captions, from one line to the next
+_TYPE, _LINE = 15, 20  # pixels: font size of the captions, distance between lines
 _RULE = "#e3e5e8"
-_ROWS = 8  # epochs on the sheet, at most
+_ROWS = 8  # most epochs on the sheet
 
 _Row = tuple[str, str, Sequence[str]]  # label, note below it, a caption per image
 
@@ -20,10 +20,10 @@ _Row = tuple[str, str, Sequence[str]]  # label, note below it, a caption per ima
 def samples_sheet(
     images: Sequence[Image.Image], rows: Sequence[_Row], references: Sequence[str]
 ) -> Image.Image:
-    """The images side by side, beneath them a row of captions for each of `rows`, then `references`; RGB.
+    """The images side by side, below them a row of captions for each of `rows`, then `references`; RGB.
 
-    Of many rows only some are drawn: the first, the last, and more of the early ones than of the late ones,
-    because captions change most at first. A caption of the model that equals the one above it is grey.
+    If there are many rows, only some are drawn: the first, the last, and more early rows than late ones,
+    because captions change most at first. A caption that equals the one above it is grey.
     """
     if len(rows) > _ROWS:
         rows = [rows[i] for i in sorted({round(i) - 1 for i in np.geomspace(1, len(rows), _ROWS)})]

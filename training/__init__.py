@@ -1,1 +1,1 @@
-"""Training: what a step optimises, when the learning rate moves, what a resume needs."""
+"""Training: the objectives, one training step, the learning rate, and runs that can be resumed."""

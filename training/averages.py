@@ -1,4 +1,4 @@
-"""Running means of what a training step reports."""
+"""Running means of the values that a training step reports."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from compute import Compute
 
 
 class Averages:
-    """Running sums of the reported figures, in float64 on the device; only reading them waits for it."""
+    """Running sums of the reported values, in float64 on the device, which only reading has to wait for."""
 
     names: tuple[str, ...]  # the sums of a loss that are added up
     figures: tuple[str, ...]  # what `read` returns
@@ -30,5 +30,5 @@ class Averages:
 
     @staticmethod
     def text(figures: dict[str, float]) -> str:
-        """The figures that matter most, in a few words."""
+        """The most important of these values as a short text."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""From a configuration to datasets, which training and evaluation prepare alike."""
+"""The datasets of a configuration, prepared in the same way for training and evaluation."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,9 +12,10 @@ from data.features import FeatureGrids, FeatureStore
 
 
 def make_datasets(captioner: Captioner, table: pd.DataFrame, splits: Sequence[str]) -> list[Flickr8kDataset]:
-    """A dataset for each split, over cached features where the captioner's configuration caches them.
+    """A dataset for each split, with cached features if the captioner's configuration caches them.
 
-    Only `train` is cut to data.max_length and captions_per_image, and only `train` is augmented.
+    Only the captions of `train` are limited by data.max_length and data.captions_per_image, and only its
+    images are augmented.
     """
     config = captioner.config
     features = compute_features(captioner, table, splits) if config.caches_features else None
@@ -33,7 +34,7 @@ def make_datasets(captioner: Captioner, table: pd.DataFrame, splits: Sequence[st
 
 
 def compute_features(captioner: Captioner, table: pd.DataFrame, splits: Sequence[str]) -> FeatureGrids:
-    """The encoder's features of the splits' images; those that the cache lacks are computed."""
+    """The encoder's features for the images of the splits; missing ones are computed."""
     config, compute, encoder = captioner.config, captioner.compute, captioner.model.encoder
     images = table.loc[table["split"].isin(list(splits)), ["image", "split"]].drop_duplicates("image")
     views = {
@@ -41,7 +42,7 @@ def compute_features(captioner: Captioner, table: pd.DataFrame, splits: Sequence
         for image, split in images.itertuples(index=False, name=None)
     }
 
-    encode_batch = cache(encoder.for_inference)  # prepared only if an image is missing
+    encode_batch = cache(encoder.for_inference)  # prepared only if features are missing
 
     @torch.inference_mode()
     def encode(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Cross entropy over real tokens, and Show, Attend and Tell's regulariser."""
+"""Cross entropy over tokens without padding, and the regulariser of Show, Attend and Tell."""
 
 import torch
 
@@ -14,17 +14,17 @@ def caption_loss(
     label_smoothing: float = 0.0,
     attention_weight: float = 0.0,
 ) -> Loss:
-    """Loss of teacher forcing. It reports what TokenAverages adds up.
+    """The loss of teacher forcing; it reports the sums of TokenAverages.
 
     Args:
         logits: (M, T - 1, V); logits at t are for the caption's token t + 1.
         captions: (M, T), `<sos> words <eos>` and padding.
-        alphas: (M, T - 1, L), zero where there is padding.
+        alphas: (M, T - 1, L), zero for padding.
         label_smoothing: share of the target's probability that is spread evenly over all words (Szegedy et
             al., 2016).
         attention_weight: weight of the doubly stochastic regulariser, (1 - sum over steps of alpha)^2 (Xu et
-            al., 2015, equation 14). The paper sums it over cells, beside a cross entropy summed over tokens;
-            here both are means. Summed beside a mean, it would force attention to be uniform.
+            al., 2015, equation 14). In the paper it is summed over cells and the cross entropy over tokens;
+            here both are means. A sum added to a mean would force attention to be uniform.
     """
     targets = captions[:, 1:]
     is_token = targets != PAD
@@ -43,9 +43,9 @@ def caption_loss(
 
 
 class TokenAverages(Averages):
-    """Means over tokens: words and <eos>; padding never counts.
+    """Means over tokens (words and <eos>, no padding).
 
-    The sums are of -log p(word) in nats, of words among the five most likely ones, and of tokens.
+    `nll` is the sum of -log p(token) in nats, `top5` the number of tokens among the five most likely ones.
     """
 
     names = ("nll", "top5", "tokens")

@@ -10,8 +10,8 @@ from reports.loss_log import COLUMNS
 class LossLog:
     """Appends rows to the file and keeps them as `history`, which is saved in the checkpoint.
 
-    A resumed run writes the file again from the history in the checkpoint: rows that were logged after that
-    checkpoint will be logged a second time.
+    A resumed run rewrites the file from the history in the checkpoint, because it repeats the steps after
+    that checkpoint and logs them again.
     """
 
     def __init__(self, path: Path, figures: Sequence[str]):

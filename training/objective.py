@@ -1,4 +1,4 @@
-"""The contract between the training loop and what a step minimises."""
+"""The contract between the training loop and the objectives."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from training.averages import Averages
 
 @dataclass(frozen=True)
 class Term:
-    """One summand of a loss, `weight * sum / count`, so that the parts of a batch add up to the whole."""
+    """One term of a loss, `weight * sum / count`: sums and counts of parts of a batch can be added up."""
 
     sum: torch.Tensor  # scalar, with a gradient
     count: torch.Tensor  # scalar, how many tokens, captions, … the sum is over
@@ -25,10 +25,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a step minimises, and what it reports."""
+    """What a training step minimises, and what it reports."""
 
     terms: Sequence[Term]
-    sums: Mapping[str, torch.Tensor]  # scalars without a gradient, which an Averages adds up
+    sums: Mapping[str, torch.Tensor]  # scalars without a gradient, added up by an Averages
 
     def total(self, compute: Compute) -> torch.Tensor:
         """The scalar to minimise: its gradient, averaged over the processes, is that of the global batch."""
@@ -38,33 +38,33 @@ class Loss:
 
 
 class Objective(nn.Module):
-    """What one training step minimises: the classes in training/objectives/. `forward` is the loss."""
+    """Base class of the objectives in training/objectives/: `forward` is the loss that a step minimises."""
 
     name: ClassVar[str]  # train.objective
-    averages: ClassVar[type[Averages]]  # adds up what a loss reports
+    averages: ClassVar[type[Averages]]  # adds up the sums of the losses
     first_epoch: ClassVar[int] = 1  # 0: the model is validated before the first step
 
     def __init__(self, model: CaptionModel, config: Config, compute: Compute, train_set: Flickr8kDataset):
         super().__init__()
         self.model, self.config, self.compute = model, config, compute
-        # For what is trained besides the model. Each group has its `peak` learning rate.
+        # For parameters outside the model. Each parameter group has a `peak` learning rate.
         self.optimizers: list[torch.optim.Optimizer] = []
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Raise UserError where the configuration does not fit this objective."""
+        """Raise UserError if the configuration does not fit this objective."""
 
     def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
         """The loss of one batch.
 
         Args:
-            indices: N, the numbers of the batch's images in the training set.
-            epoch: from 1.
+            indices: the indices of the N images in the training set.
+            epoch: counted from 1.
         """
         raise NotImplementedError
 
     def num_captions(self, batch: Batch) -> int:
-        """How many captions a step learns from."""
+        """The number of captions that a step on `batch` learns from."""
         return len(batch.captions)
 
     def training_state(self) -> dict:

@@ -1,4 +1,4 @@
-"""What the policy-gradient objectives have in common: they learn from the scores of captions they sample."""
+"""The common part of the policy-gradient objectives: sampling captions and learning from their scores."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from utils import SOS, UserError
 
 
 class PolicyAverages(Averages):
-    """Means over sampled captions, and over tokens (words and <eos>) where a figure belongs to a token."""
+    """Means over sampled captions; the entropy is a mean over tokens (words and <eos>)."""
 
     names = ("reward", "actor_loss", "entropy", "captions", "tokens")
     figures = ("reward", "actor_loss", "entropy")
@@ -38,20 +38,20 @@ class PolicyAverages(Averages):
 
 
 class PolicyObjective(Objective):
-    """Samples captions, scores them, and computes how likely they are.
+    """Samples captions, scores them, and computes their log-probabilities.
 
-    Sampling and the log-probabilities run without dropout. Otherwise the second pass would draw other masks
-    than the first, and its probabilities would not be those of the policy that sampled, whose gradient is
-    estimated. It is also the policy that will caption images.
+    Both passes run without dropout. With dropout, the second pass would draw other masks than the first, and
+    its probabilities would not be those of the policy that sampled the captions. Without dropout, the policy
+    is also the one that captions images after training.
     """
 
-    first_epoch = 0  # it starts from a trained model, and keeps nothing that scores lower than that
+    first_epoch = 0  # best.pth is then never worse than the model that training starts from
 
     def __init__(self, model: CaptionModel, config: Config, compute: Compute, train_set: Flickr8kDataset):
         super().__init__(model, config, compute, train_set)
-        captions, images = _all_captions(train_set)
+        captions, image_index = _all_captions(train_set)
         vocab_size = model.decoder.embedding.num_embeddings
-        self.rewards = Rewards(captions, images, vocab_size, config.rl.cider, config.rl.bleu)
+        self.rewards = Rewards(captions, image_index, vocab_size, config.rl.cider, config.rl.bleu)
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -61,23 +61,23 @@ class PolicyObjective(Objective):
                 "to the best.pth of a run with train.objective=cross_entropy"
             )
         if not config.rl.cider and not config.rl.bleu:
-            raise UserError("rl.cider and rl.bleu are both 0: there is nothing to reward")
+            raise UserError("rl.cider and rl.bleu are both 0: there is nothing to reward; set one above 0")
 
     def num_captions(self, batch: Batch) -> int:
         return len(batch.images) * self.config.rl.samples
 
-    # Sampling and the pass with a gradient need an autocast context each: a context keeps the weights that it
-    # has converted, and those that it converted without a gradient stay without one.
+    # Sampling and the pass with a gradient need separate autocast contexts: a context caches the weights that
+    # it converts, and weights converted during sampling would have no gradient.
 
     def grid(self, batch: Batch) -> torch.Tensor:
-        """The grid (N, L, C) of a batch, with a gradient for a trained encoder. From here on: no dropout."""
+        """The grid (N, L, C) of a batch, with a gradient if the encoder is trained. Switches dropout off."""
         self.model.eval()
         [images] = self.compute.to_device(batch.images)
         with self.compute.autocast():
             return self.model.grid(images)
 
     def sample(self, grid: torch.Tensor, greedy: bool = False) -> Rollout:
-        """rl.samples captions of each image; with `greedy`, the greedy one before them."""
+        """`rl.samples` captions of each image; with `greedy`, the greedy caption comes before them."""
         rl, decoder = self.config.rl, self.model.decoder
         with self.compute.autocast():
             return rollout(
@@ -92,14 +92,14 @@ class PolicyObjective(Objective):
             return log_probabilities(self.model.decoder, grid, captions, self.config.rl.temperature)
 
     def score(self, captions: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-        """The rewards (M,) of captions (M, T + 1), M / N of each of the N images with these numbers."""
-        images = np.repeat(np.asarray(indices), len(captions) // len(indices))
-        rewards = self.rewards(captions[:, 1:].cpu().numpy(), images)
+        """The rewards (M,) of captions (M, T + 1): M / N captions for each of the N images `indices`."""
+        image_index = np.repeat(np.asarray(indices), len(captions) // len(indices))
+        rewards = self.rewards(captions[:, 1:].cpu().numpy(), image_index)
         return torch.from_numpy(rewards).to(captions.device, torch.float32)
 
 
 def _all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Every caption of a split without <sos>, padded (R, T), and the image that each describes (R,)."""
+    """All captions of a split without <sos>, padded (R, T), and the image that each describes (R,)."""
     lengths = np.diff(dataset.caption_start) - 1
     captions = np.zeros((len(lengths), lengths.max()), np.int64)
     captions[np.arange(captions.shape[1]) < lengths[:, None]] = dataset.tokens[dataset.tokens != SOS]

@@ -1,4 +1,4 @@
-"""Captions sampled from the model, and how likely they are: the two passes of a policy-gradient step.
+"""Captions sampled from the model, and their log-probabilities: the two passes of a policy-gradient step.
 
 Captions are sampled word by word without a gradient, with `start` and `step`. Then `forward`, the fast path,
 computes their log-probabilities with a gradient.
@@ -12,11 +12,11 @@ from models.decoder import Decoder
 from models.search import next_log_probs
 from utils import EOS, PAD, SOS, UNK
 
-_IMPOSSIBLE = -1e4  # a logit of probability 0; -inf would make 0 log 0, a term of the entropy, NaN
+_IMPOSSIBLE = -1e4  # the logit of probability 0; -inf would make 0 log 0 in the entropy NaN
 
 
 class Rollout(NamedTuple):
-    """K captions of each of N images; M = N K, those of an image side by side."""
+    """K captions for each of N images; M = N K, and the captions of an image are adjacent."""
 
     captions: torch.Tensor  # (M, T + 1) int64, <sos>, words and <eos>, then <pad>
     states: torch.Tensor  # (M, T, F) the decoder's `critic_input` when it chose each word
@@ -31,10 +31,10 @@ def rollout(
     temperature: float,
     greedy: bool = False,
 ) -> Rollout:
-    """Sample captions for each image behind `grid` (N, L, C), all in one batch; finished captions leave it.
+    """Sample captions for each image of `grid` (N, L, C) in one batch, from which finished ones are removed.
 
     A caption that has not ended after `max_length` words and one more token is cut and has no <eos>. With
-    `greedy`, each image's first caption is the greedy one, and the samples follow.
+    `greedy`, the first caption of each image is the greedy one, and the samples follow.
     """
     k = samples + greedy
     state = decoder.start(grid).repeat(k)
@@ -48,8 +48,8 @@ def rollout(
         if greedy:
             tokens = torch.where(active % k == 0, log_probs.argmax(dim=1), tokens)
         captions.append(torch.full((m,), PAD, device=device).index_copy(0, active, tokens))
-        read = decoder.critic_input(state).float()
-        states.append(read.new_zeros(m, read.shape[1]).index_copy(0, active, read))
+        inputs = decoder.critic_input(state).float()
+        states.append(inputs.new_zeros(m, inputs.shape[1]).index_copy(0, active, inputs))
         unfinished = (tokens != EOS).nonzero().squeeze(1)
         if len(unfinished) < len(active):
             active, tokens, state = active[unfinished], tokens[unfinished], state.select(unfinished)
@@ -63,10 +63,10 @@ def log_probabilities(
 
     Args:
         grid: (N, L, C).
-        captions: (M, T + 1) of a rollout, M / N of each image.
+        captions: (M, T + 1) of a rollout, M / N for each image.
 
     Returns:
-        Both (P,), for the tokens that are not padding, caption after caption.
+        Both (P,), for all tokens except padding, one caption after the other.
     """
     image_index = torch.arange(len(grid), device=grid.device).repeat_interleave(len(captions) // len(grid))
     logits, _ = decoder(grid, captions, image_index)

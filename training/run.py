@@ -24,7 +24,7 @@ from utils import UserError
 
 
 class Run:
-    """One training run in its folder. `train` is the whole of it."""
+    """One training run in its folder; `train` runs it to the end."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Run:
         self.averages = self.objective.averages(self.compute)  # of the epoch so far
         self.interval = self.objective.averages(self.compute)  # since the last row of the log
         self.epoch, self.batch = kind.first_epoch, 0  # this epoch, and how many of its batches are done
-        self.best: float | None = None  # best monitored figure
+        self.best: float | None = None  # best value of the monitor
         self.best_epoch = 0  # and its epoch
         self.seconds_before, self.started = 0.0, time.monotonic()  # training time, across resumes
         self.log = LossLog(self.folder / "loss_log.txt", self.objective.averages.figures)
@@ -81,10 +81,10 @@ class Run:
             if self.config.run.tensorboard:
                 self.board = Board(self.folder, self.trainer.steps)
         except OSError as error:
-            raise UserError(f"cannot write to {self.folder}: {error.strerror}; set run.folder") from None
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}; change run.folder") from None
 
     def stop(self, *_) -> None:
-        """Signal handler: finish this step, save, end. A second Ctrl-C ends at once."""
+        """Signal handler: finish this step, save and end. A second Ctrl-C ends immediately."""
         self.stopping = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -92,7 +92,7 @@ class Run:
         return self.best is not None and self.epoch - 1 - self.best_epoch >= self.config.train.patience
 
     def train_epoch(self) -> None:
-        """The rest of the current epoch, with rows in the log and checkpoints on the way."""
+        """Train for the rest of the current epoch, and write log rows and checkpoints."""
         config, trainer = self.config.train, self.trainer
         batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
         todo = [self.compute.shard(draws) for draws in batches[self.batch :]]
@@ -118,7 +118,7 @@ class Run:
                     self.save()
 
     def log_interval(self) -> dict[str, float]:
-        """A row for the steps since the last one; raises UserError for a loss that is not finite."""
+        """Log the means since the last row; raises UserError for a loss that is not finite."""
         figures = self.interval.read()
         for name, value in figures.items():
             if name.endswith("loss") and not math.isfinite(value):
@@ -132,7 +132,7 @@ class Run:
         return figures
 
     def finish_epoch(self) -> None:
-        """Validate, log, keep the best, draw, save."""
+        """Validate, log, save, and draw."""
         figures, captions = self.validate()
         is_best = self.is_best(figures[self.monitor.name])
         self.trainer.schedule.epoch_ended(is_best)
@@ -145,25 +145,25 @@ class Run:
         self.draw()
 
     def validate(self) -> tuple[dict[str, float], dict[str, str]]:
-        """The values of MEASURES on the validation split, by name, and its captions."""
+        """The values of MEASURES on the validation split, by name, and the generated captions."""
         captioner = self.captioner.with_model(self.trainer.evaluated)
         figures = validation_loss(captioner, self.val_set)
         captions = caption_split(captioner, self.val_set, self.search_options(self.config.train.beam))
         return {**figures, **self.scorer.score(captions)}, captions
 
     def search_options(self, beam: int) -> SearchOptions:
-        """The configured search, but never sampling: scores of samples would change from run to run."""
+        """The configured search, but without sampling: scores of samples would differ between runs."""
         return self.captioner.options(beam=beam, temperature=0.0)
 
     def is_best(self, figure: float) -> bool:
-        """Whether the monitored figure is the best so far; if so, it is remembered."""
+        """Whether the value of the monitor is the best so far; if so, it is recorded."""
         is_best = self.best is None or self.monitor.is_better(figure, self.best)
         if is_best:
             self.best, self.best_epoch = figure, self.epoch
         return is_best
 
     def log_epoch(self, figures: dict[str, float], is_best: bool) -> None:
-        """A row in the log and a line on the terminal."""
+        """Write a row to the log and a line to the terminal."""
         train = self.averages.read() if self.epoch > 0 else {}
         validation = {measure.column: figures[measure.name] for measure in MEASURES}
         self.record("epoch", {**_prefixed(train), **validation})
@@ -175,7 +175,7 @@ class Run:
         )
 
     def record(self, event: str, figures: dict[str, float]) -> None:
-        """A row in loss_log.txt, and on TensorBoard if it is switched on."""
+        """Write a row to loss_log.txt, and to TensorBoard if run.tensorboard is set."""
         row = {
             "event": event,
             "epoch": self.epoch,
@@ -189,7 +189,7 @@ class Run:
             self.board.add(row)
 
     def draw(self) -> None:
-        """loss_curve.png and samples.png, after each epoch."""
+        """Draw loss_curve.png and samples.png."""
         draw_curves([self.folder / "loss_log.txt"], self.folder / "loss_curve.png")
         sheet = self.samples.draw(self.folder / "samples.png")
         if self.board:
@@ -199,7 +199,7 @@ class Run:
         return self.seconds_before + time.monotonic() - self.started
 
     def save(self) -> None:
-        """checkpoints.pth: all of the run, from which --resume continues."""
+        """Write checkpoints.pth: the complete state of the run, from which --resume continues."""
         training = {
             **self.trainer.state_dict(),
             "epoch": self.epoch,
@@ -217,7 +217,7 @@ class Run:
         )
 
     def load(self, training: dict) -> None:
-        """Continue from what `save` wrote."""
+        """Restore what `save` wrote."""
         self.epoch, self.batch = training["epoch"], training["batch"]
         self.best, self.best_epoch = training["best"], training["best_epoch"]
         self.averages = self.objective.averages(self.compute, training["averages"])
@@ -229,7 +229,7 @@ class Run:
         self.trainer.load_state_dict(training)
 
     def report_best(self) -> None:
-        """The best epoch's scores with the configured beam, and what to do next."""
+        """Print the scores of the best epoch with the configured beam, and the next commands."""
         best = self.folder / "best.pth"
         captioner = Captioner.load(best, compute=self.compute)
         options = self.search_options(self.config.search.beam)

@@ -14,10 +14,10 @@ _NUM_IMAGES = 6  # as many as fit side by side on a slide
 
 
 class Samples:
-    """`history` has a row per epoch. It is saved in the checkpoint, so that a resumed run continues it."""
+    """`history` has a row per epoch and is saved in the checkpoint, so that a resumed run continues it."""
 
     def __init__(self, image_folder: Path, references: Mapping[str, Sequence[str]]):
-        """`references`: the captions of the validation images, from which the samples are taken evenly."""
+        """`references`: the captions of the validation images; the samples are spread evenly over them."""
         names = list(references)
         count = min(_NUM_IMAGES, len(names))
         self.image_folder = image_folder
@@ -26,12 +26,12 @@ class Samples:
         self.history: list[dict] = []
 
     def add(self, epoch: int, cider: float, captions: Mapping[str, str]) -> None:
-        """The captions of all validation images after `epoch`, and their CIDEr."""
+        """Add a row: `captions` of all validation images after `epoch`, and their CIDEr."""
         sampled = {name: captions[name] for name in self.names}
         self.history.append({"epoch": epoch, "CIDEr": cider, "captions": sampled})
 
     def draw(self, path: Path) -> Image.Image:
-        """Write the sheet as PNG, and return it. Raises UserError if an image or the file fails."""
+        """Write the sheet as PNG and return it. Raises UserError if an image or `path` is unusable."""
         rows = [
             (f"epoch {row['epoch']}", f"CIDEr {row['CIDEr']:.2f}", [*map(row["captions"].get, self.names)])
             for row in self.history

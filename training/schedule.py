@@ -15,12 +15,12 @@ class Schedule:
         self.decay, self.waited = 1.0, 0
 
     def factor(self, step: int) -> float:
-        """For the optimiser step number `step`, counted from 0."""
+        """The factor for optimiser step `step`, counted from 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.kind == "cosine":
             progress = min(1.0, (step - self.warmup) / (self.total - self.warmup))
-            # It ends at 1 % rather than 0, so that the last steps still learn something.
+            # It ends at 1 %, not at 0, so that the last steps still learn something.
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
         return self.decay
 

@@ -1,4 +1,4 @@
-"""What a training starts from: nothing, a stopped run, or another run's model."""
+"""The start of a training: from a new model, from a stopped run, or from the model of another run."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from training.objectives import OBJECTIVES
 from training.tensorboard import require_tensorboard
 from utils import UserError, look_up
 
-# Keys of the model that may differ from train.init_from's: they change how it is trained, not what it is.
+# Keys that may differ from the model of train.init_from: they change how it is trained, not its structure.
 _CHANGEABLE = ("encoder.fine_tune", "decoder.dropout", "decoder.word_dropout", "decoder.freeze_embeddings")
 
 
 def check(config: Config) -> None:
-    """Raise UserError for what would fail later, before anything that takes time."""
+    """Raise UserError for settings that would fail later, after steps that take time."""
     look_up(DECODERS, config.decoder.kind, "decoder.kind")
     look_up(OBJECTIVES, config.train.objective, "train.objective").check(config)
     find_monitor(config.train.monitor)
@@ -32,7 +32,7 @@ def check(config: Config) -> None:
 
 
 def resumed(folder: Path, overrides: list[str]) -> tuple[Config, dict]:
-    """The configuration and the checkpoint of a stopped run, which may have been moved or renamed since."""
+    """The configuration and the checkpoint of a stopped run, which may have been moved or renamed."""
     checkpoint = load_checkpoint(folder / "checkpoints.pth")
     folder = folder if folder.name.strip(".") else folder.resolve()
     here = [f"run.folder={folder.parent}", f"run.name={folder.name}"]
@@ -43,7 +43,7 @@ def with_model_of(config: Config, path: Path) -> tuple[Config, dict]:
     """The configuration with the encoder and decoder of the checkpoint at `path`, and that checkpoint.
 
     Raises:
-        UserError: there is no such checkpoint, or `config` sets a key of the model to another value.
+        UserError: there is no such checkpoint, or `config` contradicts it.
     """
     checkpoint = load_checkpoint(path)
     source = make_config(checkpoint["config"], source=str(path))
@@ -59,14 +59,14 @@ def with_model_of(config: Config, path: Path) -> tuple[Config, dict]:
                 )
             theirs[name] = value
         values[section] = theirs
-    checkpoint.pop("training", None)  # the state of that run, where `path` is its checkpoints.pth
+    checkpoint.pop("training", None)  # the state of that run, if `path` is its checkpoints.pth
     return make_config(values), checkpoint
 
 
 def make_captioner(
     config: Config, checkpoint: dict | None, table: pd.DataFrame, compute: Compute
 ) -> Captioner:
-    """The model of `checkpoint`, or a new one for the training captions in `table`; says what it is."""
+    """The model of `checkpoint`, or a new one for the training captions in `table`; prints its main facts."""
     if checkpoint:
         captioner = Captioner.from_checkpoint(checkpoint, config, Path("the checkpoint"), compute)
     else:
@@ -82,11 +82,11 @@ def _new_captioner(config: Config, table: pd.DataFrame, compute: Compute) -> Cap
     model = build_model(config, len(vocabulary))
     if vectors := config.decoder.vectors:
         found = model.decoder.embedding.start_from(vectors, vocabulary.words)
-        print(f"embeddings: {found:,} of {len(vocabulary):,} words start from {vectors}")
+        print(f"embeddings: {found:,} of {len(vocabulary):,} words are initialised from {vectors}")
     if encoder.weights == "none" and encoder.fine_tune == "none":
         print(
-            "warning: encoder.weights=none with encoder.fine_tune=none: the encoder is random and stays so; "
-            "set encoder.weights, or train it with encoder.fine_tune=all"
+            "warning: encoder.weights=none with encoder.fine_tune=none: the encoder is random and never "
+            "trained; set encoder.weights, or train it with encoder.fine_tune=all"
         )
     return Captioner(model.to(compute.device), vocabulary, transform, config, compute)
 
@@ -103,6 +103,6 @@ def _describe(captioner: Captioner) -> None:
     )
     if config.views < config.features.views:
         print(
-            f"features.views={config.features.views} is ignored: views are made of cached features, and here "
-            "the encoder sees each image anew, augmented as data.augment says"
+            f"features.views={config.features.views} is ignored: features are not cached, so every image is "
+            "augmented anew in every epoch (data.augment)"
         )

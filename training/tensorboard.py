@@ -23,11 +23,11 @@ class Board:
     """Writes the rows of the log into TensorBoard's files in the run folder."""
 
     def __init__(self, folder: Path, steps: int):
-        """`steps`: steps done by the run. What an earlier process logged after them is discarded."""
+        """`steps`: steps of the run so far; what an earlier process logged after them is discarded."""
         self.writer = require_tensorboard()(str(folder), purge_step=steps + 1)
 
     def add(self, row: dict) -> None:
-        """A row of loss_log.txt: `train_loss` goes to the chart loss/train, a score to scores/."""
+        """Add a row of loss_log.txt: `train_loss` to the chart loss/train, a score to scores/."""
         for name, value in row.items():
             if isinstance(value, float) and name != "seconds":
                 split, _, measure = name.partition("_")

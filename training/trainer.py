@@ -1,4 +1,4 @@
-"""One training step for any objective, and all the state that a resume restores."""
+"""One training step for any objective, and the state that a resume restores."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from training.schedule import Schedule
 
 
 class Trainer:
-    """Objective, optimisers, schedule, gradient scaler and moving average; `step` is one whole update."""
+    """Objective, optimisers, schedule, gradient scaler and moving average; `step` is one complete update."""
 
     def __init__(self, objective: Objective, steps_per_epoch: int):
         self.objective, self.model, self.compute = objective, objective.model, objective.compute
@@ -26,10 +26,10 @@ class Trainer:
         )
         self.optimizers = [self.optimizer, *objective.optimizers]
         self.schedule = Schedule(config, steps_per_epoch)
-        # Only float16 overflows; for the others the scaler does nothing.
+        # Only float16 overflows; for other types the scaler does nothing.
         is_float16 = self.compute.precision is torch.float16
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=is_float16)
-        # A frozen encoder is equal to its average, so only the decoder is averaged then.
+        # A frozen encoder equals its average, so only the decoder is averaged in that case.
         self.trained = self.model if self.model.encoder.trained else self.model.decoder
         self.average = None
         if config.average:
@@ -38,7 +38,7 @@ class Trainer:
 
     @property
     def evaluated(self) -> CaptionModel:
-        """The model that is validated and kept: the moving average where there is one."""
+        """The model that is validated and saved as the best: the moving average if there is one."""
         if not self.average:
             return self.model
         if self.trained is self.model:
@@ -46,7 +46,7 @@ class Trainer:
         return CaptionModel(self.model.encoder, self.average.module)
 
     def average_weights(self, averages: list, weights: list, steps: torch.Tensor) -> None:
-        """Exponential moving average; the decay starts low, so that the first steps are forgotten soon."""
+        """Exponential moving average; the decay starts low, so that the first weights soon lose influence."""
         n = int(steps)
         decay = min(self.config.average, (1 + n) / (10 + n))
         for average, weight in zip(averages, weights, strict=True):
@@ -56,7 +56,7 @@ class Trainer:
                 average.copy_(weight)
 
     def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
-        """Forward, backward, clip, update; for the arguments see Objective.forward."""
+        """Forward, backward, clip, update; see Objective.forward for the arguments."""
         factor = self.schedule.factor(self.steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -77,7 +77,7 @@ class Trainer:
         return loss
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """All that is trained. The gradient is clipped over all of them together."""
+        """All trained parameters; their gradients are clipped together."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         return [p for group in groups for p in group["params"]]
 
@@ -86,7 +86,7 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict:
-        """Everything but the model's own weights, which the checkpoint holds under `model`."""
+        """Everything but the model's weights, which the checkpoint contains under `model`."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.training_state(),

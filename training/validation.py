@@ -1,4 +1,4 @@
-"""A model on a split: the loss under teacher forcing, and its captions."""
+"""A model's loss under teacher forcing on a split, and its captions."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""The decoders, one a file. A new file in this folder needs no entry anywhere else."""
+"""The decoders, one per file. A new file in this folder needs no entry anywhere else."""
 
 from models.decoder import Decoder
 from utils import classes_in

@@ -14,18 +14,18 @@ from utils import UserError
 
 class AttentionImage(NamedTuple):
     cells: torch.Tensor  # (N, L, H), the grid projected to the size of the LSTM
-    keys: torch.Tensor  # (N, L, A), what the query is compared with
+    keys: torch.Tensor  # (N, L, A), compared with the query of each step
 
 
 class AttentionSequence(NamedTuple):
     hidden: torch.Tensor  # (B, H)
-    memory: torch.Tensor  # (B, H), the cell of the LSTM
+    memory: torch.Tensor  # (B, H), the LSTM's cell state
 
 
 class AttentionDecoder(Decoder):
     """An LSTM with soft attention, the gate beta (section 4.2.1) and the deep output layer (equation 7).
 
-    The grid is projected to the size of the LSTM once per image, so the time loop never touches C channels.
+    The grid is projected to the size of the LSTM once per image, so the time loop does not depend on C.
     """
 
     name = "attention"
@@ -43,8 +43,8 @@ class AttentionDecoder(Decoder):
         self.init = nn.Linear(hidden_dim, 2 * hidden_dim)
         self.attention = SoftAttention(hidden_dim, hidden_dim, config.attention_dim)
         self.gate = nn.Linear(hidden_dim, hidden_dim)
-        # The four gates of the LSTM read the word, the context and the last state. The part of the words is
-        # computed for all steps at once.
+        # The four gates of the LSTM read the word, the context and the last state. The contribution of the
+        # words is computed for all steps at once.
         self.from_word = nn.Linear(embed_dim, 4 * hidden_dim)
         open_forget_gate(self.from_word.bias)
         self.from_context = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
@@ -72,7 +72,7 @@ class AttentionDecoder(Decoder):
         state = self.start(grid).select(image_index[inputs.sorted_indices])
         (hidden, memory), (cells, keys) = state.sequence, state.image_tensors()
         hiddens, contexts, alphas, first = [], [], [], 0
-        # Longest caption first: at each step those that have not ended are the first `active` ones.
+        # The longest caption is first, so the captions that have not ended are the first `active` ones.
         for active in inputs.batch_sizes.tolist():
             sequence = AttentionSequence(hidden[:active], memory[:active])
             hidden, memory, context, alpha = self.advance(
@@ -90,8 +90,8 @@ class AttentionDecoder(Decoder):
         """One step of attention and LSTM.
 
         Args:
-            from_words: (B, 4H), the part of the words in the input of the gates.
-            cells: (N, L, H), N = B or a divisor of it, see SoftAttention.
+            from_words: (B, 4H), the contribution of the words to the gates.
+            cells: (N, L, H), where N is B or a divisor of it; see SoftAttention.
             keys: (N, L, A).
 
         Returns:
@@ -117,7 +117,7 @@ class AttentionDecoder(Decoder):
         return state.sequence.hidden
 
     def diagram(self, config: DecoderConfig, num_cells: int) -> Diagram:
-        """The cells on the left, and one step of attention, LSTM and output."""
+        """The cells on the left; one step of attention, LSTM and output on the right."""
         tied = "tied" if config.tie_embeddings else ""
         gates = ("from_word", "from_context", "from_hidden")
         cells = Box(

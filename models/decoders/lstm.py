@@ -1,4 +1,4 @@
-"""The plain LSTM decoder: the image is the first word that it reads (Show and Tell: Vinyals et al., 2015)."""
+"""The plain LSTM decoder of Show and Tell (Vinyals et al., 2015): the image is its first input."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,16 +12,16 @@ from models.diagram import EXAMPLE, FROM_GRID, Arrow, Box, Diagram, Note
 
 
 class NoImage(NamedTuple):
-    """Once the LSTM has read the image, its own state is all it has of it."""
+    """No tensors: after its first input, the image, the LSTM has only its state."""
 
 
 class LSTMSequence(NamedTuple):
     hidden: torch.Tensor  # (B, layers, H)
-    cell: torch.Tensor  # (B, layers, H)
+    memory: torch.Tensor  # (B, layers, H), the LSTM's cell state
 
 
 class LSTMDecoder(Decoder):
-    """An LSTM of one or more layers over the mean of the grid, then the words."""
+    """An LSTM of one or more layers, which reads the mean of the grid and then the words."""
 
     name = "lstm"
 
@@ -39,20 +39,20 @@ class LSTMDecoder(Decoder):
         self.output = WordOutput(config.hidden_dim, self.embedding, config.tie_embeddings)
 
     def start(self, grid: torch.Tensor) -> DecoderState:
-        """The state after the image. Its output would predict `<sos>`, a constant, and is not computed."""
-        _, (hidden, cell) = self.lstm(self.project_image(grid.mean(dim=1)).unsqueeze(1))
-        return DecoderState.first(NoImage(), LSTMSequence(hidden.transpose(0, 1), cell.transpose(0, 1)))
+        """The state after the image. The logits, which would predict the constant `<sos>`, are left out."""
+        _, (hidden, memory) = self.lstm(self.project_image(grid.mean(dim=1)).unsqueeze(1))
+        return DecoderState.first(NoImage(), LSTMSequence(hidden.transpose(0, 1), memory.transpose(0, 1)))
 
     def step(self, tokens: torch.Tensor, state: DecoderState):
-        memory = _layers_first(state.sequence)
-        out, (hidden, cell) = self.lstm(self.embed(tokens).unsqueeze(1), memory)
-        sequence = LSTMSequence(hidden.transpose(0, 1), cell.transpose(0, 1))
+        last = _layers_first(state.sequence)
+        out, (hidden, memory) = self.lstm(self.embed(tokens).unsqueeze(1), last)
+        sequence = LSTMSequence(hidden.transpose(0, 1), memory.transpose(0, 1))
         return self.output(self.dropout(out[:, 0])), state.with_sequence(sequence), None
 
     def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
         inputs = pack_inputs(captions, self.embed)
-        memory = _layers_first(x[image_index] for x in self.start(grid).sequence)
-        out, _ = self.lstm(inputs, memory)
+        first = _layers_first(x[image_index] for x in self.start(grid).sequence)
+        out, _ = self.lstm(inputs, first)
         return unpack(inputs, self.output(self.dropout(out.data)), captions.shape[1] - 1), None
 
     @property
@@ -63,7 +63,7 @@ class LSTMDecoder(Decoder):
         return state.sequence.hidden.flatten(1)
 
     def diagram(self, config: DecoderConfig, num_cells: int) -> Diagram:
-        """The image and four steps side by side, and the parts on the right."""
+        """The image and four steps side by side; the parts of the model on the right."""
         vocab_size = self.output.vocab_size
         tied = "tied" if config.tie_embeddings else ""
         layers, size = config.layers, config.hidden_dim
@@ -99,5 +99,5 @@ class LSTMDecoder(Decoder):
 
 
 def _layers_first(sequence) -> tuple[torch.Tensor, ...]:
-    """(B, layers, H) -> (layers, B, H), as nn.LSTM takes its state."""
+    """(B, layers, H) -> (layers, B, H), the layout of nn.LSTM."""
     return tuple(x.transpose(0, 1).contiguous() for x in sequence)

@@ -1,4 +1,4 @@
-"""The objectives, one a file. A new file in this folder needs no entry anywhere else."""
+"""The objectives, one per file. A new file in this folder needs no entry anywhere else."""
 
 from training.objective import Objective
 from utils import classes_in

@@ -1,4 +1,4 @@
-"""Advantage actor-critic (A2C; Mnih et al., 2016): a critic predicts the reward, word by word."""
+"""Advantage actor-critic (A2C; Mnih et al., 2016): a critic predicts the reward at each word."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from utils import PAD
 
 
 class Critic(nn.Module):
-    """The decoder's state (P, F) when it chooses a word -> the return (P,) to expect."""
+    """The decoder's state (P, F) when it chooses a word -> the expected return (P,)."""
 
     def __init__(self, input_dim: int, critic_dim: int):
         super().__init__()
@@ -30,15 +30,15 @@ class ActorCriticAverages(PolicyAverages):
     figures = (*PolicyAverages.figures, "critic_loss")
 
     def read(self) -> dict[str, float]:
-        """PolicyAverages', and `critic_loss`, the mean squared error over tokens."""
+        """As PolicyAverages, and `critic_loss`, the mean squared error over tokens."""
         sums = self.totals()
         return {**super().read(), "critic_loss": sums["critic_loss"] / max(sums["tokens"], 1)}
 
 
 class ActorCritic(PolicyObjective):
-    """The captioner is the actor: words that are followed by more reward than expected become more likely.
+    """The decoder is the actor: words that are followed by more reward than expected become more likely.
 
-    The critic reads the decoder's states but does not train them: no gradient flows from it to the decoder.
+    The critic reads the decoder's states, but no gradient flows from it to the decoder.
     """
 
     name = "actor_critic"
@@ -84,9 +84,9 @@ class ActorCritic(PolicyObjective):
 
 
 def prepare(rewards: torch.Tensor, rl: RLConfig) -> torch.Tensor:
-    """The rewards (M,) that the critic learns from: without the batch's mean, and clipped.
+    """The rewards (M,) that both networks learn from: minus the batch's mean, and clipped.
 
-    Each caption has an M-th part in that mean, which shortens the expected gradient by that part and no more.
+    The mean contains each reward with weight 1 / M, which only scales the expected gradient by 1 - 1 / M.
     """
     if rl.batch_mean:
         rewards = rewards - rewards.mean()
@@ -94,11 +94,11 @@ def prepare(rewards: torch.Tensor, rl: RLConfig) -> torch.Tensor:
 
 
 def discounted(rewards: torch.Tensor, is_token: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Returns (M, T): the reward (M,) of a caption at its last token, times `gamma` for each token before."""
+    """Returns (M, T): a caption's reward (M,) at its last token, times `gamma` for each token before that."""
     tokens_to_come = is_token.flip(1).cumsum(dim=1).flip(1) - 1
     return rewards.unsqueeze(1) * gamma**tokens_to_come
 
 
 def entropy_weight(rl: RLConfig, epoch: int, epochs: int) -> float:
-    """The weight of the entropy bonus: annealed, it falls in equal steps to an E-th in the last epoch, E."""
+    """The weight of the entropy bonus; if annealed, it falls in equal steps to 1 / `epochs` of its value."""
     return rl.entropy_weight * ((epochs - epoch + 1) / epochs if rl.anneal_entropy else 1.0)

@@ -13,7 +13,7 @@ from utils import EOS
 
 
 class CrossEntropy(Objective):
-    """The reference captions become likely, word by word."""
+    """Makes the words of the reference captions likely, one by one."""
 
     name = "cross_entropy"
     averages = TokenAverages
@@ -31,7 +31,7 @@ class CrossEntropy(Objective):
             return caption_loss(logits, captions, alphas, train.label_smoothing, train.attention_weight)
 
     def sample_inputs(self, images, captions, image_index, probability: float) -> torch.Tensor:
-        """`scheduled_sampling` without dropout, as the model reads its own words when it captions."""
+        """`scheduled_sampling` without dropout, as in captioning, where the model reads its own words."""
         self.model.eval()
         with torch.no_grad(), self.compute.autocast():
             grid = self.model.grid(images)
@@ -52,17 +52,17 @@ def scheduled_sampling(
     image_index: torch.Tensor,
     probability: float,
 ) -> torch.Tensor:
-    """The captions (M, T) with each word replaced, with this probability, by one that the model samples.
+    """The captions (M, T), with each word replaced with `probability` by one that the model samples.
 
-    A sample depends on the words before it, replaced ones included (Bengio et al., 2015, section 2.4). As in
-    the paper, no gradient flows through the sampling, so all words can be sampled first and the loss computed
-    by teacher forcing over the result. `<sos>`, `<eos>` and padding are never replaced.
+    A sample depends on the words before it, including replaced ones (Bengio et al., 2015, section 2.4). As in
+    the paper, no gradient flows through the sampling, so all words can be sampled before the loss of the
+    result is computed with teacher forcing. `<sos>`, `<eos>` and padding are never replaced.
     """
     state = decoder.start(grid).select(image_index)
     inputs = captions.clone()
     for t in range(1, captions.shape[1] - 1):
         log_probs, state, _ = next_log_probs(decoder, inputs[:, t - 1], state, must_end=False)
-        log_probs[:, EOS] = -torch.inf  # no decoder reads anything after it
+        log_probs[:, EOS] = -torch.inf  # a decoder never reads <eos>
         sampled = torch.multinomial(log_probs.exp(), 1).squeeze(1)
         replaced = torch.rand(len(inputs), device=inputs.device) < probability
         inputs[:, t] = torch.where(replaced & (inputs[:, t] > EOS), sampled, inputs[:, t])

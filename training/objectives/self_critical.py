@@ -12,10 +12,10 @@ from utils import PAD, UserError
 
 
 class SelfCritical(PolicyObjective):
-    """Captions that score above a baseline become more likely, those below less likely.
+    """Captions that score above a baseline become more likely, those below it less likely.
 
     The baseline is the score of the image's greedy caption, or the mean of the image's other samples (Luo,
-    2020). Neither depends on the caption that it is compared with, so neither changes the expected gradient.
+    2020). Neither depends on the caption itself, so neither changes the expected gradient.
     """
 
     name = "self_critical"
@@ -25,7 +25,7 @@ class SelfCritical(PolicyObjective):
     def check(cls, config: Config) -> None:
         super().check(config)
         if config.rl.baseline == "leave_one_out" and config.rl.samples < 2:
-            raise UserError("rl.samples: leaving one out needs 2 samples or more")
+            raise UserError("rl.samples: rl.baseline=leave_one_out needs 2 samples or more")
 
     def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
         rl = self.config.rl
@@ -42,7 +42,7 @@ class SelfCritical(PolicyObjective):
 
         is_token = captions[:, 1:] != PAD
         log_probs, entropy = self.log_probabilities(grid, captions)
-        # The mean over captions, not over tokens: its gradient is that of the expected reward.
+        # The mean is over captions, not over tokens, so that its gradient is that of the expected reward.
         loss = -(advantage.unsqueeze(1).expand_as(is_token)[is_token] * log_probs).sum()
         count = torch.tensor(len(captions), device=loss.device)
         sums = {
@@ -56,5 +56,5 @@ class SelfCritical(PolicyObjective):
 
 
 def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
-    """For each of an image's K rewards (N, K) the mean of the K - 1 others."""
+    """For each of the K rewards of an image (N, K), the mean of the K - 1 others."""
     return (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
