@@ -109,7 +109,8 @@ def test_learning_from_scores_starts_from_a_trained_model_and_keeps_nothing_wors
     scores = ("--config", "tiny.yaml", "run.name=worse", "train.objective=self_critical")
     assert "set train.init_from" in run(trained, "train", *scores, status=2)
     text = run(
-        trained, "train", *scores, "train.epochs=1", "train.lr=1.0", "train.clip=1000", "train.init_from=runs/tiny/best.pth",
+        trained, "train", *scores, "train.epochs=1", "train.lr=1.0",
+        "train.clip=1000", "train.init_from=runs/tiny/best.pth",
     )  # fmt: skip
     first, second = weights(trained / "runs/tiny/best.pth"), weights(trained / "runs/worse/best.pth")
     assert all(torch.equal(first[key], second[key]) for key in first), text
