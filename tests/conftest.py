@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from metrics.meteor import find_java
 from models.decoders import DECODERS
 from tests.helpers import small_decoder, write_dataset
+from tests.script_helpers import run, write_config
 
 # Tests run side by side, one a core: more threads would only wait for each other, here and in the scripts.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -34,6 +36,12 @@ def seed() -> None:
 
 
 @pytest.fixture
+def no_java(monkeypatch) -> None:
+    """A machine without Java. METEOR takes seconds: only tests of METEOR itself compute it."""
+    monkeypatch.setattr("metrics.meteor.find_java", lambda: None)
+
+
+@pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     """The folder of a tiny dataset: captions.csv and images/."""
     write_dataset(tmp_path / "data")
@@ -44,3 +52,21 @@ def dataset(tmp_path: Path) -> Path:
 def decoder(request):
     """A small decoder of each kind: what a test promises of one holds for all that are registered."""
     return small_decoder(request.param)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory) -> Path:
+    """What `trained` copies. Tests do not use it: they would see each other's files."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_dataset(folder / "data")
+    config = write_config(
+        folder, encoder={"fine_tune": "all"}, train={"epochs": 12, "patience": 12}, decoder={"dropout": 0.0}
+    )
+    (folder / "train.txt").write_text(run(folder, "train", "--config", config))
+    return folder
+
+
+@pytest.fixture
+def trained(finished_run: Path, tmp_path: Path) -> Path:
+    """A folder with data/, tiny.yaml, a finished run in runs/tiny, and what it printed in train.txt."""
+    return shutil.copytree(finished_run, tmp_path / "trained")

@@ -46,6 +46,11 @@ def test_padding_changes_nothing(decoder):
     torch.testing.assert_close(alone[0], logits[0, :3])
 
 
+def test_a_caption_without_any_token_is_no_error(decoder):
+    logits, _ = decoder(torch.randn(1, 9, 6), torch.tensor([[SOS, PAD, PAD]]), torch.tensor([0]))
+    assert logits.isfinite().all()
+
+
 def test_a_word_is_predicted_only_from_the_words_before_it(decoder):
     grid, captions, image_index = batch()
     logits, _ = decoder(grid, captions, image_index)
@@ -77,11 +82,11 @@ def test_beams_share_what_belongs_to_the_image(decoder):
     grid, tokens = torch.randn(3, 9, 6), torch.tensor([4, 5, 6, 7, 8, 9])
     first = decoder.start(grid)
     state = first.repeat(2)
-    assert all(a is b for a, b in zip(state.image, first.image, strict=True))
+    assert all(a is b for a, b in zip(state.image_tensors(), first.image, strict=True))
     logits, state, alphas = decoder.step(tokens, state)
     # Beam 1 of each image takes the place of both: the image part stays as it is.
     swapped = state.select(torch.tensor([[1, 1], [3, 3], [5, 5]]))
-    assert all(a is b for a, b in zip(swapped.image, first.image, strict=True))
+    assert all(a is b for a, b in zip(swapped.image_tensors(), first.image, strict=True))
     next_logits, *_ = decoder.step(tokens, swapped)
     for i, token in enumerate(tokens.tolist()):
         alone = decoder.start(grid[i // 2 : i // 2 + 1])
@@ -120,6 +125,79 @@ def test_word_dropout_removes_whole_words_in_training_alone(kind):
     torch.testing.assert_close(kept[~removed], torch.full_like(kept[~removed], 1 / 0.75))
     assert 0.2 < removed.float().mean() < 0.3
     assert torch.equal(decoder.eval().input_dropout(words), words)
+
+
+def test_words_are_embedded_with_dropout_in_training_alone(decoder):
+    tokens = torch.arange(4, 11).repeat(100)
+    with torch.no_grad():
+        words = decoder.embed(tokens)
+        torch.testing.assert_close(words, decoder.embedding(tokens))
+        dropped = decoder.train().embed(tokens) == 0
+    assert 0.45 < dropped.float().mean() < 0.55  # small_decoder has dropout 0.5
+
+
+@pytest.mark.parametrize(("kind", "path"), [("attention", "cells"), ("attention", "deep"), ("lstm", "lstm")])
+def test_dropout_acts_on_the_image_between_the_layers_and_before_the_output(kind, path):
+    decoder = small_decoder(kind, layers=2 if kind == "lstm" else 1).train()
+    decoder.input_dropout = torch.nn.Identity()
+    seen = []
+    if path == "cells":
+        decoder.attention.key.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    else:
+        decoder.output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    grid, captions, image_index = batch()
+    decoder(grid, captions, image_index)
+    assert 0.3 < (seen[0] == 0).float().mean() < 0.7
+    if path == "lstm":
+        assert decoder.lstm.dropout == 0.5
+
+
+def test_an_untrained_decoder_gives_every_word_about_the_same_probability(decoder):
+    grid, captions, image_index = batch()
+    logits, _ = decoder(grid, captions, image_index)
+    words = logits[captions[:, 1:] != PAD].softmax(dim=1)
+    assert words.max() < 3 / 11  # 11 words
+    assert (decoder.output.score.bias == 0).all()
+
+
+@torch.no_grad()
+def test_a_step_of_the_attention_decoder_is_that_of_the_equations():
+    """Show, Attend and Tell, sections 3.1.2 and 4.2.1: here once more, for one image, without batches."""
+    d, grid, token = small_decoder("attention"), torch.randn(9, 6), torch.tensor([4])
+    for parameter in d.parameters():
+        parameter.mul_(2)  # far from where tanh and sigmoid are lines
+    cells = d.cells(grid)
+    h, c = torch.tanh(d.init(cells.mean(dim=0))).chunk(2)
+    energy = torch.stack(
+        [d.attention.score(torch.tanh(d.attention.key(a) + d.attention.query(h))) for a in cells]
+    )
+    alpha = energy.squeeze(1).exp() / energy.exp().sum()
+    beta = torch.sigmoid(d.gate(h))
+    z = beta * sum(weight * cell for weight, cell in zip(alpha, cells, strict=True))
+    word = d.embedding(token)[0]
+    i, f, o, g = (d.from_word(word) + d.from_context(z) + d.from_hidden(h)).chunk(4)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    expected = d.output(torch.tanh(d.deep(torch.cat([h, z, word]))))
+
+    logits, state, alphas = d.step(token, d.start(grid.unsqueeze(0)))
+    torch.testing.assert_close(logits[0], expected)
+    torch.testing.assert_close(alphas[0], alpha)
+    torch.testing.assert_close(state.sequence.memory[0], c)
+    torch.testing.assert_close(d.critic_input(state)[0], h)
+
+
+@torch.no_grad()
+def test_the_lstm_decoder_reads_the_mean_cell_and_then_the_words():
+    decoder, grid = small_decoder("lstm", layers=2), torch.randn(3, 9, 6)
+    image = decoder.project_image(grid.mean(dim=1))
+    words = decoder.embedding(torch.tensor([[SOS, 4]] * 3))
+    out, (hidden, _) = decoder.lstm(torch.cat([image.unsqueeze(1), words], dim=1))
+    state = decoder.start(grid)
+    for token in (SOS, 4):
+        logits, state, _ = decoder.step(torch.full((3,), token), state)
+    torch.testing.assert_close(logits, decoder.output(out[:, -1]))
+    torch.testing.assert_close(decoder.critic_input(state), hidden.transpose(0, 1).flatten(1))
 
 
 def test_forget_gates_start_open():

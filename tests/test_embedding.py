@@ -116,6 +116,13 @@ def test_what_cannot_be_tied_or_frozen_is_refused(overrides, message):
         make_config({}, overrides)
 
 
+def test_learned_words_have_unit_variance_and_small_weights():
+    embedding = WordEmbedding(2000, 64)
+    words = embedding(torch.arange(2000)).detach()
+    assert float(words.square().mean()) == pytest.approx(1, rel=0.05)
+    assert float(embedding.weight.detach().square().mean().sqrt()) == pytest.approx(1 / 8, rel=0.05)
+
+
 def test_one_hot_words_have_unit_variance_and_one_entry():
     vectors = OneHotWords(9)(torch.tensor([[UNK, PAD], [8, UNK]]))
     assert vectors.shape == (2, 2, 9)

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from compute import Compute
 from tests.helpers import CPU
 from training.loss import TokenAverages, caption_loss
+from training.objective import Loss, Term
 from utils import EOS, PAD, SOS, UNK
 
 CAPTIONS = torch.tensor([[SOS, 4, EOS, PAD], [SOS, UNK, 4, EOS]])  # 2 and 3 tokens to predict
@@ -74,3 +76,35 @@ def test_averages_weigh_batches_by_their_tokens():
     for m in range(2):
         parts.add(caption_loss(logits[m : m + 1], CAPTIONS[m : m + 1]).sums)
     assert parts.read() == pytest.approx(whole.read())
+
+
+class OfTwo(Compute):
+    """One of two processes; both have equal shares of every sum."""
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return 2 * tensor.detach()
+
+
+OF_TWO = OfTwo(torch.device("cpu"), world_size=2)
+
+
+def test_the_loss_of_several_processes_averages_to_that_of_the_global_batch():
+    half, weight = torch.tensor(6.0, requires_grad=True), 0.5
+    loss = Loss([Term(half, torch.tensor(4.0)), Term(half.detach(), torch.tensor(2.0), weight)], {})
+    total = loss.total(OF_TWO)
+    assert float(total.detach()) == pytest.approx(12 / 8 + weight * 12 / 4)  # the mean of two equal ones
+    total.backward()
+    assert float(half.grad) == pytest.approx(2 / 8)  # averaged over the processes: 1 / 8
+
+
+def test_averages_are_over_all_processes():
+    averages = TokenAverages(OF_TWO)
+    averages.add(caption_loss(toy_logits(), CAPTIONS).sums)
+    assert averages.totals()["tokens"] == 10
+
+
+def test_averages_continue_from_the_sums_of_a_checkpoint():
+    averages = TokenAverages(CPU)
+    averages.add(caption_loss(toy_logits(), CAPTIONS).sums)
+    assert TokenAverages(CPU, averages.sums.tolist()).read() == averages.read()
+    assert averages.read()["loss"] > 0

@@ -30,13 +30,6 @@ def score(predictions: dict, references: dict, names=WITHOUT_JAVA) -> dict[str, 
 
 
 @pytest.fixture
-def no_java(monkeypatch, tmp_path):
-    """A machine without Java: nothing on PATH, no JAVA_HOME."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-
-
-@pytest.fixture
 def fake_java(monkeypatch, tmp_path):
     """A function that makes `java` the given Python code."""
 

@@ -108,14 +108,16 @@ def test_no_caption_holds_a_special_token_or_goes_on_after_its_end(options):
             assert PAD not in tokens[: len(words)].tolist()
 
 
-def test_log_probabilities_are_those_of_the_words():
-    grid = torch.randn(1, WORDS, WORDS)
-    captions = search(Bigrams(), grid, SearchOptions(beam=3, max_length=LENGTH))
-    truth = {words: log_prob for log_prob, words in sentences(grid[0])}
-    for k in range(3):
-        words = strip(captions.tokens[0, k])
-        if words in truth:
-            assert float(captions.log_probs[0, k].sum()) == pytest.approx(truth[words], abs=1e-4)
+@pytest.mark.parametrize("options", [{"beam": 3}, {"temperature": 1.0}])
+def test_log_probabilities_are_those_of_the_words_and_padding_has_none(options):
+    grid = torch.randn(8, WORDS, WORDS)
+    captions = search(Bigrams(), grid, SearchOptions(max_length=LENGTH, length_penalty=0, **options))
+    assert (captions.log_probs[captions.tokens == PAD] == 0).all()
+    torch.testing.assert_close(captions.log_probs.sum(dim=2), captions.scores)
+    for i in range(8):
+        truth = {words: log_prob for log_prob, words in sentences(grid[i])}
+        for tokens, log_probs in zip(captions.tokens[i], captions.log_probs[i], strict=True):
+            assert float(log_probs.sum()) == pytest.approx(truth[strip(tokens)], abs=1e-4)
 
 
 def test_beams_are_ranked_and_different():
@@ -126,7 +128,6 @@ def test_beams_are_ranked_and_different():
 
 
 def test_attention_of_a_beam_is_that_of_its_own_words():
-    torch.manual_seed(3)
     decoder, grid = small_decoder("attention", vocab_size=9), torch.randn(2, 4, 6)
     captions = search(decoder, grid, SearchOptions(beam=3, max_length=5))
     for i, k in product(range(2), range(3)):

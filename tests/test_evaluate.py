@@ -1,0 +1,111 @@
+"""evaluate.py: scores of a model, or of captions from a file."""
+
+import json
+import re
+
+import pytest
+
+from data.splits import half_of
+from tests.helpers import write_coco
+from tests.script_helpers import run
+
+pytestmark = pytest.mark.usefixtures("no_java")
+
+
+def test_evaluation_writes_scores_and_captions(trained):
+    text = run(trained, "evaluate", "--split", "test", "--beam", "3")
+    scores = json.loads((trained / "runs/tiny/eval-test/scores.json").read_text())
+    captions = json.loads((trained / "runs/tiny/eval-test/captions.json").read_text())
+    assert [row["image_id"] for row in captions] == ["20.png", "21.png", "22.png", "23.png"]
+    assert 0 < scores["BLEU-1"] <= 1
+    assert re.search(rf"BLEU-4 +{scores['BLEU-4']:.3f}\n", text)
+    # What the evaluation wrote scores the same as captions from anywhere.
+    run(
+        trained, "evaluate", "--config", "tiny.yaml", "--predictions", "runs/tiny/eval-test/captions.json",
+        "--output", "again",
+    )  # fmt: skip
+    again = json.loads((trained / "again" / "scores.json").read_text())
+    assert again["BLEU-4"] == scores["BLEU-4"]
+    assert again["CIDEr"] == scores["CIDEr"]
+
+
+def test_a_model_is_scored_on_coco_files_and_its_captions_carry_their_ids(trained):
+    names = [f"{i:02}.png" for i in range(24)]
+    rows = [(name, f"A half {k} is red.", "train" if name < "12" else "val") for name in names for k in "ab"]
+    files = ",".join(map(str, write_coco(trained, rows)))
+    text = run(trained, "evaluate", "--split", "val", "--output", "coco", f"data.captions=[{files}]")
+    assert "COCO captions (the val file is val and test); 24 images" in text
+    ids = [row["image_id"] for row in json.loads((trained / "coco" / "captions.json").read_text())]
+    assert ids == [1000 + i for i in range(12, 24) if half_of(names[i]) == "val"]
+    run(
+        trained, "evaluate", "--config", "tiny.yaml", "--predictions", "coco/captions.json", "--split", "val",
+        "--output", "coco2", f"data.captions=[{files}]",
+    )  # fmt: skip
+    scores = [json.loads((trained / name / "scores.json").read_text()) for name in ("coco", "coco2")]
+    assert scores[0]["CIDEr"] == scores[1]["CIDEr"]
+    # Captions of the whole val file, which is both val and test here.
+    whole = [{"image_id": 1000 + i, "caption": "a half is red"} for i in range(12, 24)]
+    (trained / "val2014.json").write_text(json.dumps(whole))
+    text = run(
+        trained, "evaluate", "--config", "tiny.yaml", "--predictions", "val2014.json", "--split", "val",
+        "--output", "coco3", f"data.captions=[{files}]",
+    )  # fmt: skip
+    assert f"captions of {len(ids)} of the {len(ids)} images to score; {12 - len(ids)} extra" in text
+
+
+def test_captions_of_some_images_are_scored_and_the_missing_ones_counted_or_refused(trained):
+    predictions = {"20.png": "a red half", "/elsewhere/images/21.png": "green", "00.png": "a half"}
+    (trained / "some.json").write_text(json.dumps(predictions))
+    arguments = ("--config", "tiny.yaml", "--predictions", "some.json", "--output", "some")
+    text = run(trained, "evaluate", *arguments)
+    counts = (
+        "some.json has captions of 2 of the 4 images to score; 2 missing (22.png, 23.png); 1 extra, of other "
+        "images (00.png)"
+    )
+    assert counts in text
+    assert "\n2 images\n" in text
+    captions = json.loads((trained / "some" / "captions.json").read_text())
+    assert [row["image_id"] for row in captions] == ["20.png", "21.png"]
+    assert counts in run(trained, "evaluate", *arguments, "--strict", status=2)
+
+
+def test_all_splits_are_scored_together(trained):
+    run(trained, "evaluate", "--split", "all", "--output", "all")
+    assert len(json.loads((trained / "all" / "captions.json").read_text())) == 24
+    text = run(
+        trained, "evaluate", "--config", "tiny.yaml", "--predictions", "all/captions.json", "--split", "all",
+        "--strict", "--output", "all2",
+    )  # fmt: skip
+    assert "24 images" in text
+    assert (trained / "all" / "captions.json").read_text() == (trained / "all2" / "captions.json").read_text()
+
+
+def test_what_inference_writes_is_scored_like_what_evaluation_writes(trained):
+    run(trained, "evaluate", "--split", "test", "--output", "e1")
+    images = [f"data/images/{i}.png" for i in range(20, 24)]
+    run(trained, "inference_visualize", *images, "--output", "i1")
+    arguments = ("--config", "tiny.yaml", "--predictions", "i1/captions.json", "--strict", "--output", "e2")
+    run(trained, "evaluate", *arguments)
+    one, other = (json.loads((trained / name / "scores.json").read_text()) for name in ("e1", "e2"))
+    assert {name: one[name] for name in other} == other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["--strict"], "--strict"),
+        (["--config", "tiny.yaml"], "--config"),
+        (["--predictions", "p.json", "--beam", "3"], "--beam"),
+        (["--predictions", "p.json", "--checkpoint", "best.pth"], "--checkpoint"),
+    ],
+)
+def test_options_of_evaluation_that_contradict_each_other_are_refused(tmp_path, arguments, option):
+    assert option in run(tmp_path, "evaluate", *arguments, status=2)
+
+
+def test_predictions_for_other_images_are_refused(trained):
+    (trained / "p.json").write_text(json.dumps([{"image_id": "x.png", "caption": "a dog"}]))
+    text = run(trained, "evaluate", "--config", "tiny.yaml", "--predictions", "p.json", status=2)
+    assert "x.png" in text
+    (trained / "p.json").write_text("{")
+    assert "p.json" in run(trained, "evaluate", "--config", "tiny.yaml", "--predictions", "p.json", status=2)
