@@ -24,9 +24,11 @@ from typing import NamedTuple
 # `python docs/build.py` finds the project's modules. Functions for REGIONS are imported below this line.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.formats import formats_table
+
 DOCS = Path(__file__).resolve().parent
 # Name of a region -> the function that returns its Markdown.
-REGIONS: dict[str, Callable[[], str]] = {}
+REGIONS: dict[str, Callable[[], str]] = {"formats": formats_table}
 EXECUTED = ("tutorial.md",)
 
 REGION = re.compile(r"^<!-- (?P<name>\w+):begin -->\n(?P<old>.*?)^<!-- (?P=name):end -->$", re.M | re.S)

@@ -15,7 +15,7 @@ def sentence_scores(
     """CIDEr (0 to 10), BLEU-4 and ROUGE-L (0 to 1) of each caption, by image name.
 
     references: those of these images and of as many others as possible: CIDEr weights a phrase by how rare it
-    is in the references of all images (Vedantam et al., 2015, equation 2), for which a few images are not
+    is in the references of all images (Vedantam et al., 2015, equation 1), for which a few images are not
     enough.
     BLEU-4 of one sentence is almost 0 if it shares no four consecutive words with a reference, and 0 if it
     shares no word.

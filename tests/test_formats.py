@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.captions import read_captions
-from data.formats import FORMATS, formats_table, open_captions
+from data.formats import FORMATS, open_captions
 from data.splits import half_of, split_of
 from evaluate import image_ids, read_predictions
 from tests.helpers import Rows, by_image, write_coco, write_csv, write_karpathy, write_token
@@ -123,12 +123,6 @@ def test_the_example_of_a_format_is_a_file_in_it(tmp_path, known):
     [row] = opened[known.name].rows
     assert row.image in known.example
     assert re.fullmatch("A dog,? run.*", row.caption)
-
-
-def test_the_page_has_the_table_of_the_list():
-    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
-    between = page.split("<!-- formats:begin -->")[1].split("<!-- formats:end -->")[0]
-    assert between.strip() == formats_table()
 
 
 @pytest.mark.parametrize("image", ["image", "image_name", "filename", "file_name", "Image_Name"])
