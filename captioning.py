@@ -154,18 +154,19 @@ class Captioner:
                 readable += 1
             batch.append((source, image))
             if readable == batch_size:
-                yield from self._caption_batch(batch, options)
+                yield from self.caption_batch(batch, options)
                 batch, readable = [], 0
-        yield from self._caption_batch(batch, options)
+        yield from self.caption_batch(batch, options)
 
-    def _caption_batch(
+    def caption_batch(
         self, batch: list[tuple[ImageSource, Image.Image | ImageError]], options: SearchOptions
     ) -> Iterator[Caption | ImageError]:
+        """Caption the images that could be read; the errors of the others are returned in their places."""
         readable = [(source, image) for source, image in batch if isinstance(image, Image.Image)]
         results = iter(())
         if readable:
             captions = self.search(torch.stack([self.transform(image) for _, image in readable]), options)
-            results = (self._result(*pair, captions, row) for row, pair in enumerate(readable))
+            results = (self.result(*pair, captions, row) for row, pair in enumerate(readable))
         for _, image in batch:
             yield image if isinstance(image, ImageError) else next(results)
 
@@ -180,7 +181,8 @@ class Captioner:
         """The best caption of each image."""
         return [" ".join(self.vocabulary.decode(beams[0])) for beams in captions.tokens.tolist()]
 
-    def _result(self, source: ImageSource, image: Image.Image, captions: Captions, i: int) -> Caption:
+    def result(self, source: ImageSource, image: Image.Image, captions: Captions, i: int) -> Caption:
+        """The captions of the i-th image of a batch."""
         best, *others = (self.vocabulary.decode(tokens) for tokens in captions.tokens[i].tolist())
         log_probs = captions.log_probs[i].float()
         attention = None
