@@ -211,7 +211,7 @@ def _cut_after(traced: fx.GraphModule, end: fx.Node) -> fx.GraphModule:
 def _return(traced: fx.GraphModule, result: fx.Node | dict[str, fx.Node]) -> None:
     """Make this the result of the graph, and drop the nodes that do not lead there."""
     output = next(node for node in traced.graph.nodes if node.op == "output")
-    output.args = (result,)
+    output.args, output.type = (result,), None
     traced.graph.eliminate_dead_code()
     traced.recompile()
 
