@@ -48,6 +48,7 @@ def play(run: Run, monkeypatch, values: list[float]) -> list[float]:
 
     for name in ("train_epoch", "draw", "report_best"):
         monkeypatch.setattr(run, name, lambda: None)
+    monkeypatch.setattr("training.run.signal.signal", lambda number, handler: None)
     monkeypatch.setattr(run, "validate", validate)
     monkeypatch.setattr("training.run.save_checkpoint", save)
     assert run.train() == 0
@@ -96,13 +97,11 @@ def test_what_is_validated_and_kept_is_the_moving_average(make, monkeypatch):
     with torch.no_grad():
         run.captioner.model.decoder.output.score.bias.fill_(7)  # the average has not followed yet
     saved = {}
-    monkeypatch.setattr(
-        "training.run.save_checkpoint", lambda path, content: saved.update({path.name: content})
-    )
+    monkeypatch.setattr("training.run.save_checkpoint", saved.__setitem__)
     monkeypatch.setattr(run, "draw", lambda: None)
     run.open_folder()
     run.finish_epoch()
-    biases = {name: content["model"]["decoder.output.score.bias"] for name, content in saved.items()}
+    biases = {path.name: content["model"]["decoder.output.score.bias"] for path, content in saved.items()}
     assert (biases["best.pth"] == 0).all()
     assert (biases["checkpoints.pth"] == 7).all()
 

@@ -13,13 +13,12 @@ from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
 from files import save_checkpoint
 from models.model import build_model
-from tests.helpers import CPU, tiny
+from tests.helpers import CPU, IMAGES, tiny
 from training.start import check, make_captioner, with_model_of
 from utils import UserError
 
 WORDS = [*SPECIAL, "a", "dog"]
 TABLE = pd.DataFrame({"image": ["a.png"], "caption": ["a dog"], "split": ["train"]})
-IMAGES = torch.randn(2, 3, 32, 32)
 
 
 @pytest.fixture

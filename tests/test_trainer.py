@@ -6,13 +6,13 @@ import torch
 from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import build_model
-from tests.helpers import CPU, tiny
+from tests.helpers import CPU, IMAGES, tiny
 from training.objectives.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 from utils import EOS, PAD, SOS
 
 CAPTIONS = torch.tensor([[SOS, 4, 5, EOS], [SOS, 5, EOS, PAD], [SOS, 5, 5, EOS]])
-BATCH = Batch(torch.randn(2, 3, 32, 32), CAPTIONS, torch.tensor([4, 3, 4]), torch.tensor([0, 0, 1]))
+BATCH = Batch(IMAGES[:2], CAPTIONS, torch.tensor([4, 3, 4]), torch.tensor([0, 0, 1]))
 
 
 def make(tmp_path, **sections) -> Trainer:
