@@ -177,6 +177,25 @@ def test_the_critic_learns_a_constant_reward(tmp_path):
     assert max(errors[-5:]) < 1e-3
 
 
+def test_the_baseline_leaves_out_the_sample_itself():
+    rewards = torch.tensor([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])
+    assert leave_one_out(rewards).tolist() == [[4.0, 3.5, 1.5], [3.0, 3.0, 3.0]]
+
+
+@pytest.mark.parametrize("baseline", ["greedy", "leave_one_out"])
+def test_what_all_captions_are_rewarded_alike_for_teaches_nothing(tmp_path, baseline):
+    model = toy_model()
+    made = objective(
+        SelfCritical,
+        model,
+        tmp_path,
+        rewards=lambda tokens, images: np.full(len(tokens), 0.7),
+        baseline=baseline,
+    )
+    loss = made(toy_batch(8), [0] * 8, epoch=1)
+    assert float(gradient(model, loss.total(CPU)).abs().max()) < 1e-6
+
+
 def test_each_caption_is_rewarded_for_its_own_image(tmp_path):
     made = objective(SelfCritical, toy_model(), tmp_path, rewards=lambda tokens, images: images / 2)
     captions = torch.tensor([[SOS, 4, EOS]] * 6)

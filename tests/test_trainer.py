@@ -55,6 +55,16 @@ def test_the_encoder_has_its_own_learning_rate(tmp_path):
     assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.1, 0.003])
 
 
+def test_the_rate_follows_the_schedule_and_weights_decay(tmp_path):
+    trainer = make(tmp_path, train={"lr": 0.1, "warmup": 1, "weight_decay": 0.03})  # 10 steps an epoch
+    rates = []
+    for _ in range(3):
+        trainer.step(BATCH, [0, 1], epoch=1)
+        rates.append(trainer.lr)
+    assert rates == pytest.approx([0.01, 0.02, 0.03])
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.03}
+
+
 def test_the_gradient_is_clipped_to_its_largest_norm(tmp_path):
     trainer = make(tmp_path, train={"clip": 1e-3})
     trainer.step(BATCH, [0, 1], epoch=1)
