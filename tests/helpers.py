@@ -15,6 +15,8 @@ from models.decoder import Decoder
 from models.decoders import DECODERS
 
 CPU = Compute(torch.device("cpu"))
+# Images that went through a transform, (3, 3, 32, 32): the same ones in every process.
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}
 SIDES = {"left": 0, "right": 1}
 Rows = list[tuple[str, str, str]]  # image, caption, split
@@ -67,8 +69,7 @@ def tiny(dataset: Path, **sections) -> Config:
 
 
 def small_decoder(kind: str, grid_dim: int = 6, vocab_size: int = 11, **config) -> Decoder:
-    """A decoder of `kind` with random weights from a fixed seed, in evaluation mode."""
-    torch.manual_seed(0)
+    """A decoder of `kind` with random weights, in evaluation mode."""
     sizes = {"embed_dim": 8, "hidden_dim": 10, "attention_dim": 7, "dropout": 0.5}
     return DECODERS[kind](grid_dim, vocab_size, DecoderConfig(**{**sizes, **config})).eval()
 

@@ -31,13 +31,19 @@ def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (40, 48, 3), np.uint8)
 
 
+def told(result: Caption) -> tuple[str, float]:
+    """The caption and its log-probability: that differs between any two images."""
+    return result.caption, round(result.log_prob, 3)
+
+
 def test_two_lines_caption_an_image(captioner, tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "runs" / "mine" / "best.pth", captioner.checkpoint())
     monkeypatch.chdir(tmp_path)
     loaded = Captioner.load(compute=CPU)  # the newest under runs/
     [result] = loaded([noise(0)])
     [expected] = captioner([noise(0)])
-    assert result.caption == expected.caption != ""
+    assert told(result) == told(expected)
+    assert result.caption
 
 
 def test_a_path_a_file_a_pil_image_and_an_array_give_the_same_caption(captioner, tmp_path):
@@ -52,6 +58,7 @@ def test_a_path_a_file_a_pil_image_and_an_array_give_the_same_caption(captioner,
 
 def test_a_result_is_consistent_in_itself(captioner):
     [result] = captioner([noise(2)])
+    assert result.words
     assert result.caption == " ".join(word.text for word in result.words)
     # <eos> has a probability, too, so the words alone are at least as likely as the caption.
     assert sum(np.log(word.probability) for word in result.words) >= result.log_prob - 1e-5
@@ -64,9 +71,10 @@ def test_a_result_is_consistent_in_itself(captioner):
 
 def test_the_size_of_the_batch_changes_nothing(captioner):
     images = [noise(i) for i in range(5)]
-    together = [result.caption for result in captioner(images)]
-    assert [result.caption for result in captioner(images, batch_size=2)] == together
-    assert [next(captioner([image])).caption for image in images] == together
+    together = [told(result) for result in captioner(images)]
+    assert len(set(together)) == 5
+    assert [told(result) for result in captioner(images, batch_size=2)] == together
+    assert [told(next(captioner([image]))) for image in images] == together
 
 
 def test_images_are_read_as_a_stream(captioner):
@@ -91,7 +99,7 @@ def test_an_unreadable_image_raises_or_comes_back_in_its_place(captioner, tmp_pa
     assert results[1].source == sources[1]
     assert "broken.jpg cannot be read as an image" in str(results[1])
     assert "float32" in str(results[2])
-    assert results[4].caption == next(captioner([noise(2)])).caption
+    assert told(results[4]) == told(next(captioner([noise(2)])))
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         list(captioner(sources))
 
@@ -112,19 +120,20 @@ def test_search_options_are_checked(captioner):
 
 
 def test_threads_get_the_captions_of_their_own_images(captioner):
-    expected = {i: next(captioner([noise(i)])).caption for i in range(8)}
+    expected = {i: told(next(captioner([noise(i)]))) for i in range(8)}
+    assert len(set(expected.values())) == 8
     found = {}
 
     def work(i: int) -> None:
         for _ in range(3):
-            found.setdefault(i, set()).update(result.caption for result in captioner([noise(i)]))
+            found.setdefault(i, set()).update(told(result) for result in captioner([noise(i)]))
 
     threads = [threading.Thread(target=work, args=[i]) for i in expected]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {i: {caption} for i, caption in expected.items()}
+    assert found == {i: {result} for i, result in expected.items()}
 
 
 def test_the_caller_s_code_runs_outside_of_inference_mode(captioner):

@@ -6,7 +6,7 @@ import torch
 from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import build_model
-from tests.helpers import CPU, small_decoder, tiny
+from tests.helpers import CPU, IMAGES, small_decoder, tiny
 from training.loss import caption_loss
 from training.objectives.cross_entropy import CrossEntropy, sampling_probability, scheduled_sampling
 from utils import EOS, PAD, SOS, UNK
@@ -46,7 +46,6 @@ def test_words_are_replaced_with_the_given_probability():
         torch.zeros(500, dtype=torch.int64),
     )
     made.output.score.bias[4] = -1e6  # the model itself never samples 4
-    torch.manual_seed(1)
     read = scheduled_sampling(made, grid, captions, image_index, probability=0.25)
     assert float((read[:, 1:5] != 4).float().mean()) == pytest.approx(0.25, abs=0.04)
     assert torch.equal(scheduled_sampling(made, grid, captions, image_index, probability=0.0), captions)
@@ -60,7 +59,7 @@ def test_the_model_reads_sampled_words_and_is_compared_with_the_caption(tmp_path
     config = tiny(tmp_path, decoder={"dropout": 0}, train={"scheduled_sampling": 0.9, "epochs": 2})
     model = build_model(config, vocab_size=9)
     objective = CrossEntropy(model, config, CPU, train_set=None)
-    batch = Batch(torch.randn(2, 3, 32, 32), CAPTIONS, None, torch.tensor([0, 0, 1]))
+    batch = Batch(IMAGES[:2], CAPTIONS, None, torch.tensor([0, 0, 1]))
     plain = caption_loss(*forward(model, batch), config.train.label_smoothing, config.train.attention_weight)
     first = objective(batch, [0, 1], epoch=1)
     assert first.total(CPU) == plain.total(CPU)
@@ -68,6 +67,18 @@ def test_the_model_reads_sampled_words_and_is_compared_with_the_caption(tmp_path
     assert sampled.sums["nll"] != plain.sums["nll"]
     assert sampled.sums["tokens"] == plain.sums["tokens"]
     assert model.training
+
+
+def test_sampled_words_are_read_and_the_caption_s_own_are_the_targets(tmp_path, monkeypatch):
+    config = tiny(tmp_path, decoder={"dropout": 0}, train={"scheduled_sampling": 0.9, "epochs": 2})
+    model = build_model(config, vocab_size=9)
+    objective = CrossEntropy(model, config, CPU, train_set=None)
+    batch = Batch(IMAGES[:2], CAPTIONS, None, torch.tensor([0, 0, 1]))
+    inputs = torch.where(CAPTIONS > EOS, 8, CAPTIONS)
+    monkeypatch.setattr(objective, "sample_inputs", lambda *_: inputs)
+    logits, _ = model(batch.images, inputs, batch.image_index)
+    loss = objective(batch, [0, 1], epoch=2)
+    torch.testing.assert_close(loss.sums["nll"], caption_loss(logits, CAPTIONS).sums["nll"])
 
 
 def forward(model, batch: Batch):

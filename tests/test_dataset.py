@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from compute import Compute
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, collate, make_loader, ordered_batches, training_batches
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
+from tests.helpers import CPU
+from utils import SOS
 
 TRANSFORM = ImageTransform(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-CPU = Compute(torch.device("cpu"))
 
 
 def make(dataset, split="train", **options):
@@ -28,7 +28,7 @@ def test_a_batch_holds_each_image_once_and_all_its_captions(dataset):
     assert texts == ["a red half on the left", "on the left there is red", "a green half on the right",
                      "on the right there is green"]  # fmt: skip
     assert batch.lengths.tolist() == [8, 8, 8, 8]
-    assert (batch.captions[:, 0] == 1).all()
+    assert (batch.captions[:, 0] == SOS).all()
 
 
 def test_fewer_captions_are_drawn_by_the_seed_of_the_item(dataset):

@@ -136,20 +136,18 @@ def test_words_are_embedded_with_dropout_in_training_alone(decoder):
     assert 0.45 < dropped.float().mean() < 0.55  # small_decoder has dropout 0.5
 
 
-@pytest.mark.parametrize(("kind", "path"), [("attention", "cells"), ("attention", "deep"), ("lstm", "lstm")])
-def test_dropout_acts_on_the_image_between_the_layers_and_before_the_output(kind, path):
-    decoder = small_decoder(kind, layers=2 if kind == "lstm" else 1).train()
+@pytest.mark.parametrize(
+    ("kind", "path"), [("attention", "cells"), ("attention", "output"), ("lstm", "output")]
+)
+def test_dropout_acts_on_the_image_and_before_the_output(kind, path):
+    decoder = small_decoder(kind).train()
     decoder.input_dropout = torch.nn.Identity()
     seen = []
-    if path == "cells":
-        decoder.attention.key.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    else:
-        decoder.output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    module = decoder.attention.key if path == "cells" else decoder.output
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     grid, captions, image_index = batch()
     decoder(grid, captions, image_index)
     assert 0.3 < (seen[0] == 0).float().mean() < 0.7
-    if path == "lstm":
-        assert decoder.lstm.dropout == 0.5
 
 
 def test_an_untrained_decoder_gives_every_word_about_the_same_probability(decoder):
@@ -198,6 +196,11 @@ def test_the_lstm_decoder_reads_the_mean_cell_and_then_the_words():
         logits, state, _ = decoder.step(torch.full((3,), token), state)
     torch.testing.assert_close(logits, decoder.output(out[:, -1]))
     torch.testing.assert_close(decoder.critic_input(state), hidden.transpose(0, 1).flatten(1))
+
+
+def test_dropout_acts_between_the_layers_of_an_lstm_where_there_are_several():
+    assert small_decoder("lstm", layers=2).lstm.dropout == 0.5
+    assert small_decoder("lstm").lstm.dropout == 0
 
 
 def test_forget_gates_start_open():

@@ -11,7 +11,7 @@ from files import save_checkpoint
 from models.decoders import DECODERS
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
 from models.model import build_model, pack_model
-from tests.helpers import CPU, small_decoder, tiny
+from tests.helpers import CPU, IMAGES, small_decoder, tiny
 from training.objectives.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 from utils import EOS, PAD, SOS, UNK, UserError
@@ -144,7 +144,7 @@ def test_one_hot_decoders_step_as_they_are_taught(kind):
 
 
 CAPTIONS = torch.tensor([[SOS, 4, 5, EOS], [SOS, 6, EOS, PAD], [SOS, 7, 5, EOS]])
-BATCH = Batch(torch.randn(2, 3, 32, 32), CAPTIONS, torch.tensor([4, 3, 4]), torch.tensor([0, 0, 1]))
+BATCH = Batch(IMAGES[:2], CAPTIONS, torch.tensor([4, 3, 4]), torch.tensor([0, 0, 1]))
 
 
 @pytest.mark.parametrize("kind", DECODERS)

@@ -12,7 +12,13 @@ from models.decoders import DECODERS
 from models.model import CaptionModel, build_model
 from models.search import SearchOptions, search
 from tests.helpers import CPU, small_decoder, tiny
-from training.objectives.actor_critic import ActorCritic, discounted, entropy_weight, prepare
+from training.objectives.actor_critic import (
+    ActorCritic,
+    ActorCriticAverages,
+    discounted,
+    entropy_weight,
+    prepare,
+)
 from training.objectives.self_critical import SelfCritical, leave_one_out
 from training.rollout import log_probabilities, rollout
 from training.trainer import Trainer
@@ -122,7 +128,6 @@ def test_the_estimate_is_the_exact_gradient_of_the_expected_reward(tmp_path, kin
         with torch.no_grad():
             trained.critic.layers[2].weight.mul_(20)
     batch = toy_batch(20_000)
-    torch.manual_seed(1)
     loss = trained(batch, [0] * len(batch.images), epoch=1)
     estimate, exact = -gradient(model, loss.total(CPU)), exact_gradient(model, rl.get("temperature", 1.0))
     assert float((estimate - exact).norm() / exact.norm()) < 0.08
@@ -154,7 +159,6 @@ def test_training_raises_the_reward(tmp_path, kind):
     model = toy_model()
     objective_ = objective(kind, model, tmp_path, entropy_weight=0.0)
     trainer = Trainer(objective_, steps_per_epoch=100)
-    torch.manual_seed(2)
     rewards = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
     means = [float(loss.sums["reward"] / loss.sums["captions"]) for loss in rewards]
     best = toy_reward(every_caption()[:, 1:].numpy(), None).max()
@@ -171,6 +175,60 @@ def test_the_critic_learns_a_constant_reward(tmp_path):
     errors = [float(loss.sums["critic_loss"] / loss.sums["tokens"]) for loss in losses]
     assert errors[0] > 0.1
     assert max(errors[-5:]) < 1e-3
+
+
+def test_the_baseline_leaves_out_the_sample_itself():
+    rewards = torch.tensor([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]])
+    assert leave_one_out(rewards).tolist() == [[4.0, 3.5, 1.5], [3.0, 3.0, 3.0]]
+
+
+@pytest.mark.parametrize("baseline", ["greedy", "leave_one_out"])
+def test_what_all_captions_are_rewarded_alike_for_teaches_nothing(tmp_path, baseline):
+    model = toy_model()
+    made = objective(
+        SelfCritical,
+        model,
+        tmp_path,
+        rewards=lambda tokens, images: np.full(len(tokens), 0.7),
+        baseline=baseline,
+    )
+    loss = made(toy_batch(8), [0] * 8, epoch=1)
+    assert float(gradient(model, loss.total(CPU)).abs().max()) < 1e-6
+
+
+def test_each_caption_is_rewarded_for_its_own_image(tmp_path):
+    made = objective(SelfCritical, toy_model(), tmp_path, rewards=lambda tokens, images: images / 2)
+    captions = torch.tensor([[SOS, 4, EOS]] * 6)
+    assert made.score(captions, [5, 7]).tolist() == [2.5] * 3 + [3.5] * 3
+
+
+def test_rewards_are_of_the_words_behind_the_start(tmp_path):
+    made = objective(SelfCritical, toy_model(), tmp_path, rewards=lambda tokens, images: tokens[:, 0])
+    assert made.score(torch.tensor([[SOS, 4, EOS], [SOS, 5, EOS]]), [0]).tolist() == [4, 5]
+
+
+def test_a_step_learns_from_all_samples_of_each_image(tmp_path):
+    assert objective(SelfCritical, toy_model(), tmp_path, samples=3).num_captions(toy_batch(5)) == 15
+
+
+def test_figures_are_means_over_captions_and_those_of_words_over_tokens():
+    averages = ActorCriticAverages(CPU)
+    sums = {"reward": 6, "actor_loss": 3, "entropy": 8, "captions": 2, "tokens": 4, "critic_loss": 1}
+    for _ in range(2):
+        averages.add({name: torch.tensor(value) for name, value in sums.items()})
+    assert averages.read() == {"reward": 3, "actor_loss": 1.5, "entropy": 2, "critic_loss": 0.25}
+
+
+def test_the_critic_s_error_has_its_weight_in_the_loss(tmp_path):
+    model, losses = toy_model(), []
+    made = objective(ActorCritic, model, tmp_path)
+    for weight in (0.5, 2.0):
+        made.config.rl = made.config.rl.model_copy(update={"value_weight": weight})
+        torch.manual_seed(1)  # the same samples
+        losses.append(made(toy_batch(8), [0] * 8, epoch=1))
+    error = losses[0].sums["critic_loss"] / losses[0].sums["tokens"]
+    difference = losses[1].total(CPU) - losses[0].total(CPU)
+    torch.testing.assert_close(difference.detach(), 1.5 * error)
 
 
 def fake_rewards(tokens: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -205,7 +263,6 @@ def test_a_gradient_reaches_the_encoder_only_where_it_is_trained(tmp_path, kind,
 @pytest.mark.parametrize("kind", DECODERS)
 def test_finished_captions_leave_the_batch_without_changing_the_others(kind):
     model = toy_model(kind)
-    torch.manual_seed(3)
     grid = torch.randn(7, 2, 3)
     captions, states = rollout(model.decoder, grid, samples=4, max_length=9, temperature=1.0)
     assert captions.shape[0] == 28
@@ -230,7 +287,6 @@ def test_finished_captions_leave_the_batch_without_changing_the_others(kind):
 @pytest.mark.parametrize("kind", DECODERS)
 def test_the_greedy_caption_is_the_search_s_and_comes_first(kind):
     model = toy_model(kind)
-    torch.manual_seed(3)
     grid = torch.randn(7, 2, 3)
     captions, _ = rollout(model.decoder, grid, 3, max_length=30, temperature=1.0, greedy=True)
     expected = search(model.decoder, grid, SearchOptions(beam=1, max_length=30)).tokens[:, 0]
@@ -279,7 +335,6 @@ def test_the_entropy_bonus_keeps_the_policy_open(tmp_path):
         model = toy_model()
         trained = objective(ActorCritic, model, tmp_path, entropy_weight=weight, anneal_entropy=False)
         trainer = Trainer(trained, steps_per_epoch=100)
-        torch.manual_seed(4)
         losses = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
         entropies.append(float(losses[-1].sums["entropy"] / losses[-1].sums["tokens"]))
     assert entropies[1] > entropies[0] + 0.3

@@ -11,15 +11,14 @@ from captioning import Captioner
 from config_reading import make_config
 from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
-from files import save_checkpoint
+from files import load_checkpoint, save_checkpoint
 from models.model import build_model
-from tests.helpers import CPU, tiny
+from tests.helpers import CPU, IMAGES, tiny
 from training.start import check, make_captioner, with_model_of
 from utils import UserError
 
 WORDS = [*SPECIAL, "a", "dog"]
 TABLE = pd.DataFrame({"image": ["a.png"], "caption": ["a dog"], "split": ["train"]})
-IMAGES = torch.randn(2, 3, 32, 32)
 
 
 @pytest.fixture
@@ -47,6 +46,13 @@ def test_the_model_the_words_and_the_transform_come_from_the_checkpoint(source):
     assert second.transform == first.transform
     options = second.options(beam=2, max_length=5)
     assert torch.equal(first.search(IMAGES, options).tokens, second.search(IMAGES, options).tokens)
+
+
+def test_the_progress_of_the_first_run_is_left_behind(source):
+    content = load_checkpoint(source)
+    save_checkpoint(source, {**content, "training": {"epoch": 7}})
+    _, checkpoint = with_model_of(make_config({}), source)
+    assert checkpoint.keys() == content.keys()
 
 
 @pytest.mark.parametrize(
@@ -100,6 +106,8 @@ def test_views_fall_back_to_1_for_a_trained_encoder_and_say_so(tmp_path, capsys)
     assert config.views == 1
     make_captioner(config, None, TABLE, CPU)
     assert "features.views=4 is ignored" in capsys.readouterr().out
+    make_captioner(tiny(tmp_path, features={"views": 4}, data={"augment": ["crop"]}), None, TABLE, CPU)
+    assert "ignored" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import torch
 from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import build_model
-from tests.helpers import CPU, tiny
+from tests.helpers import CPU, IMAGES, tiny
 from training.objectives.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 from utils import EOS, PAD, SOS
 
 CAPTIONS = torch.tensor([[SOS, 4, 5, EOS], [SOS, 5, EOS, PAD], [SOS, 5, 5, EOS]])
-BATCH = Batch(torch.randn(2, 3, 32, 32), CAPTIONS, torch.tensor([4, 3, 4]), torch.tensor([0, 0, 1]))
+BATCH = Batch(IMAGES[:2], CAPTIONS, torch.tensor([4, 3, 4]), torch.tensor([0, 0, 1]))
 
 
 def make(tmp_path, **sections) -> Trainer:
@@ -53,6 +53,16 @@ def test_the_encoder_has_its_own_learning_rate(tmp_path):
     )
     trainer.step(BATCH, [0, 1], epoch=1)
     assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.1, 0.003])
+
+
+def test_the_rate_follows_the_schedule_and_weights_decay(tmp_path):
+    trainer = make(tmp_path, train={"lr": 0.1, "warmup": 1, "weight_decay": 0.03})  # 10 steps an epoch
+    rates = []
+    for _ in range(3):
+        trainer.step(BATCH, [0, 1], epoch=1)
+        rates.append(trainer.lr)
+    assert rates == pytest.approx([0.01, 0.02, 0.03])
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.03}
 
 
 def test_the_gradient_is_clipped_to_its_largest_norm(tmp_path):
