@@ -135,7 +135,7 @@ class TrainConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="cross_entropy: share of input words that the model samples, in the last epoch",
+        description="cross_entropy: share of input words sampled from the model in the last epoch",
     )
     attention_weight: float = Field(1.0, ge=0, description="weight of the doubly stochastic regulariser")
     average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights; 0: none")
@@ -179,7 +179,9 @@ class SearchConfig(Section):
     )
     temperature: float = Field(0.0, ge=0, description="0: beam search; above 0: sampling temperature")
     top_k: int = Field(0, ge=0, description="sampling: only the k most likely words; 0: all words")
-    top_p: float = Field(1.0, gt=0, le=1, description="sampling: only the most likely words with this total")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sampling: only the most likely words with this total probability"
+    )
 
 
 class Config(Section):

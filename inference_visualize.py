@@ -57,7 +57,7 @@ def main() -> int:
 def _parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, ("search",))
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="images, folders, globs, section.key=value"
+        "images", nargs="+", metavar="IMAGES", help="images, folders, globs, and section.key=value overrides"
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="best.pth of a run (default: the newest one in runs/)"
@@ -80,9 +80,9 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sample at this temperature if above 0"
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely words only")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely words")
     parser.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from the most likely words with total P only"
+        "--top-p", type=float, metavar="P", help="sample from the most likely words with total probability P"
     )
     parser.add_argument("--seed", type=int, help="seed of sampling (default: run.seed)")
     parser.add_argument(

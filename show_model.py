@@ -1,7 +1,7 @@
 """Show the model of a configuration: layers, shapes, parameters, multiply-adds, and a figure of it.
 
 python show_model.py                                       the main experiment
-python show_model.py --config configs/flickr8k_lstm.yaml   another one
+python show_model.py --config configs/flickr8k_lstm.yaml   another configuration
 python show_model.py encoder.name=resnet152                with overrides
 
 It needs neither weights nor data. Without a vocabulary file it assumes a vocabulary size and prints it.

@@ -1,6 +1,6 @@
 """Draw the curves of training runs from their loss_log.txt, during training or afterwards.
 
-python visualize_loss.py                          the most recent run under runs/
+python visualize_loss.py                          the most recent run in runs/
 python visualize_loss.py runs/baseline            one run -> runs/baseline/loss_curve.png and .svg
 python visualize_loss.py runs/* --output all.pdf  several runs in one figure
 python visualize_loss.py --watch                  draw again when the log has grown, until Ctrl-C
@@ -65,7 +65,7 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUN",
-        help="a run folder or a loss_log.txt (default: the most recent run under runs/)",
+        help="a run folder or a loss_log.txt (default: the most recent run in runs/)",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="FILE",

@@ -103,7 +103,7 @@ def _results_rows(file: CaptionsFile) -> Iterator[Row]:
 
 
 def _token_images(file: CaptionsFile) -> list[str]:
-    """The images in the first lines, as far as these have the form of a token file."""
+    """The images in those of the first five lines that have the form of a token file."""
     return [match[1] for line in file.lines[:5] if (match := _TOKEN_LINE.fullmatch(line))]
 
 

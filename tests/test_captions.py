@@ -122,7 +122,7 @@ def test_only_the_splits_with_images_the_wanted_splits_have_to_be_there(tmp_path
     assert len(read_captions(path, images, splits_with_images=["test"])) == 3
     with pytest.raises(UserError, match=r"no image 'b\.jpg'. That is 100\.0%"):
         read_captions(path, images, splits_with_images=["val"])
-    with pytest.raises(UserError, match="no images folder"):
+    with pytest.raises(UserError, match="no image folder"):
         read_captions(path, tmp_path / "elsewhere")
 
 

@@ -50,7 +50,7 @@ def test_a_model_is_scored_on_coco_files_and_its_captions_carry_their_ids(traine
         trained, "evaluate", "--config", "tiny.yaml", "--predictions", "val2014.json", "--split", "val",
         "--output", "coco3", f"data.captions=[{files}]",
     )  # fmt: skip
-    assert f"captions of {len(ids)} of the {len(ids)} images to score; {12 - len(ids)} extra" in text
+    assert f"captions for {len(ids)} of the {len(ids)} images to score; {12 - len(ids)} extra" in text
 
 
 def test_captions_of_some_images_are_scored_and_the_missing_ones_counted_or_refused(trained):
@@ -59,7 +59,7 @@ def test_captions_of_some_images_are_scored_and_the_missing_ones_counted_or_refu
     arguments = ("--config", "tiny.yaml", "--predictions", "some.json", "--output", "some")
     text = run(trained, "evaluate", *arguments)
     counts = (
-        "some.json has captions of 2 of the 4 images to score; 2 missing (22.png, 23.png); 1 extra, of other "
+        "some.json has captions for 2 of the 4 images to score; 2 missing (22.png, 23.png); 1 extra, for other "
         "images (00.png)"
     )
     assert counts in text

@@ -156,8 +156,8 @@ def test_missing_and_extra_captions_are_counted_and_named(capsys):
     images = ["b.jpg", "sub/c.jpg", "d.jpg", "e.jpg", "f.jpg", "g.jpg"]
     assert list(select_predictions(CAPTIONS, images, "p.json")) == ["b.jpg", "sub/c.jpg"]
     assert capsys.readouterr().out == (
-        "p.json has captions of 2 of the 6 images to score; 4 missing (d.jpg, e.jpg, f.jpg and 1 more); "
-        "1 extra, of other images (a.jpg)\n"
+        "p.json has captions for 2 of the 6 images to score; 4 missing (d.jpg, e.jpg, f.jpg and 1 more); "
+        "1 extra, for other images (a.jpg)\n"
     )
 
 
@@ -165,7 +165,7 @@ def test_missing_and_extra_captions_are_counted_and_named(capsys):
     ("images", "problem"),
     [
         ([*CAPTIONS, "d.jpg"], r"1 missing \(d\.jpg\)"),
-        (["a.jpg", "b.jpg"], r"1 extra, of other images"),
+        (["a.jpg", "b.jpg"], r"1 extra, for other images"),
     ],
 )
 def test_strict_refuses_missing_captions_and_extra_ones(images, problem):
@@ -174,5 +174,5 @@ def test_strict_refuses_missing_captions_and_extra_ones(images, problem):
 
 
 def test_captions_of_none_of_the_images_are_an_error_that_shows_the_names_of_both():
-    with pytest.raises(UserError, match=r"p\.json has no caption .* 2 images .*sub/c\.jpg.*x\.jpg, y\.jpg"):
+    with pytest.raises(UserError, match=r"p\.json has no captions .* 2 images .*sub/c\.jpg.*x\.jpg, y\.jpg"):
         select_predictions(CAPTIONS, ["x.jpg", "y.jpg"], "p.json")

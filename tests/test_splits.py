@@ -116,7 +116,7 @@ def test_flickr8k_split_by_hash_is_warned_of_and_the_lists_end_that(tmp_path, ca
     path.write_text("\n".join(["image,caption", *(f"{name},a dog" for name in names)]))
     splits([path])
     warning = capsys.readouterr().out.splitlines()[-1]
-    assert warning.startswith("warning: these are Flickr8k's images, but not its standard splits")
+    assert warning.startswith("warning: these are Flickr8k's images, but not its standard split")
     assert warning.endswith("data.lists=FOLDER")
     write_lists(tmp_path, [(name, "", ("train", "val", "test")[i % 3]) for i, name in enumerate(names)])
     splits([path])

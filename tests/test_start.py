@@ -96,7 +96,7 @@ def test_an_encoder_that_was_trained_before_stays_in_the_checkpoint_when_it_is_f
 
 def test_a_frozen_encoder_without_weights_is_warned_about(tmp_path, capsys):
     make_captioner(tiny(tmp_path), None, TABLE, CPU)
-    assert "the encoder is random and stays so" in capsys.readouterr().out
+    assert "the encoder is random and never trained" in capsys.readouterr().out
     make_captioner(tiny(tmp_path, encoder={"fine_tune": "all"}), None, TABLE, CPU)
     assert "random" not in capsys.readouterr().out
 

@@ -59,12 +59,12 @@ class AttentionDecoder(Decoder):
         return DecoderState.first(image, AttentionSequence(hidden, memory))
 
     def step(self, tokens: torch.Tensor, state: DecoderState):
-        words = self.embed(tokens)
+        embedded = self.embed(tokens)
         hidden, memory, context, alphas = self.advance(
-            self.from_word(words), state.sequence, *state.image_tensors()
+            self.from_word(embedded), state.sequence, *state.image_tensors()
         )
         state = state.with_sequence(AttentionSequence(hidden, memory))
-        return self.to_logits(hidden, context, words), state, alphas
+        return self.to_logits(hidden, context, embedded), state, alphas
 
     def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
         inputs = pack_inputs(captions, self.embed)
@@ -105,9 +105,9 @@ class AttentionDecoder(Decoder):
         memory = torch.sigmoid(forget) * memory + torch.sigmoid(write) * torch.tanh(value)
         return torch.sigmoid(read) * torch.tanh(memory), memory, context, alphas
 
-    def to_logits(self, hidden: torch.Tensor, context: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+    def to_logits(self, hidden: torch.Tensor, context: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
         """The deep output layer (equation 7): state, context and previous word (B, ...) -> logits (B, V)."""
-        return self.output(self.dropout(torch.tanh(self.deep(torch.cat([hidden, context, words], dim=1)))))
+        return self.output(self.dropout(torch.tanh(self.deep(torch.cat([hidden, context, embedded], dim=1)))))
 
     @property
     def critic_dim(self) -> int:
