@@ -162,7 +162,7 @@ class Captioner:
         self, batch: list[tuple[ImageSource, Image.Image | ImageError]], options: SearchOptions
     ) -> Iterator[Caption | ImageError]:
         readable = [(source, image) for source, image in batch if isinstance(image, Image.Image)]
-        results = iter(())
+        results: Iterator[Caption] = iter(())
         if readable:
             captions = self.search(torch.stack([self.transform(image) for _, image in readable]), options)
             results = (self._result(*pair, captions, row) for row, pair in enumerate(readable))
