@@ -163,7 +163,7 @@ class Captioner:
     ) -> Iterator[Caption | ImageError]:
         """Caption the images that could be read; the errors of the others are returned in their places."""
         readable = [(source, image) for source, image in batch if isinstance(image, Image.Image)]
-        results = iter(())
+        results: Iterator[Caption] = iter(())
         if readable:
             captions = self.search(torch.stack([self.transform(image) for _, image in readable]), options)
             results = (self.result(*pair, captions, row) for row, pair in enumerate(readable))

@@ -37,7 +37,9 @@ class RunConfig(Section):
 
 class DataConfig(Section):
     captions: list[Path] = Field(
-        Path("archive/captions.csv"), min_length=1, description="captions file, or several: [a.json,b.json]"
+        Path("archive/captions.csv"),  # type: ignore[arg-type]  # made a list below; --help shows the path
+        min_length=1,
+        description="captions file, or several: [a.json,b.json]",
     )
     images: Path = Field(Path("archive/images"), description="image folder; image names are relative to it")
     lists: Path | None = Field(

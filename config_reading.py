@@ -4,12 +4,14 @@ import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from config import Config
+from config import Config, Section
 from utils import UserError
 
 DEFAULT_CONFIG = Path(__file__).parent / "config.yaml"
@@ -52,7 +54,7 @@ def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the 
         raise UserError(f"{source}: {_explain(error.errors()[0])}") from None
 
 
-def _explain(problem: dict) -> str:
+def _explain(problem: ErrorDetails) -> str:
     """A pydantic error as one sentence: key, value, what is allowed, nearest spelling."""
     path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
     key = ".".join(path)
@@ -74,7 +76,7 @@ def all_keys() -> dict[str, FieldInfo]:
     return {
         f"{section}.{name}": field
         for section, info in Config.model_fields.items()
-        for name, field in info.annotation.model_fields.items()
+        for name, field in cast(type[Section], info.annotation).model_fields.items()
     }
 
 

@@ -183,9 +183,11 @@ def _save_images(
 ) -> dict[str, Path]:
     """Write the captioned image and, with --attention, its attention sheet; returns the files by label."""
     drawn: dict[str, tuple[Path, Image.Image]] = {}
+    assert result.image is not None  # dropped only after this
     captioned = captioned_image(result.image, result.caption, references)
     drawn["full size"] = (args.output / f"{name}_captioned.jpg", captioned)
     if args.attention:
+        assert result.attention is not None  # `main` has checked the decoder
         sheet = attention_sheet(result.image, [word.text for word in result.words], result.attention)
         drawn["attention sheet"] = (args.output / f"{name}_attention.jpg", sheet)
     try:

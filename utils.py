@@ -6,7 +6,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -43,7 +43,14 @@ def look_up(choices: Mapping[str, T], name: str, key: str) -> T:
     return choices[name]
 
 
-def classes_in(package: str, path: Iterable[str], base: type[T]) -> dict[str, type[T]]:
+class _Named(Protocol):
+    name: ClassVar[str]
+
+
+_N = TypeVar("_N", bound=_Named)
+
+
+def classes_in(package: str, path: Iterable[str], base: type[_N]) -> dict[str, type[_N]]:
     """Import all modules of a package; returns the subclasses of `base` that they define, by `name`."""
     found = {}
     for info in pkgutil.iter_modules(path):

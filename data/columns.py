@@ -27,9 +27,12 @@ def _has_columns(file: CaptionsFile) -> bool:
 
 def csv_rows(file: CaptionsFile) -> Iterator[Row]:
     """A CSV whose columns are in any order, possibly among others, quoted as in RFC 4180."""
-    names = (file.column(IMAGE_COLUMNS), file.column(CAPTION_COLUMNS), file.column(["split"]))
-    image, caption, split = (None if name is None else file.columns.index(name) for name in names)
-    captions_of = _listed_captions if names[1] in _LIST_COLUMNS else lambda cell: [cell]
+    image_name, caption_name, split_name = map(file.column, (IMAGE_COLUMNS, CAPTION_COLUMNS, ["split"]))
+    assert image_name  # `is_csv` has checked both
+    assert caption_name
+    image, caption = file.columns.index(image_name), file.columns.index(caption_name)
+    split = file.columns.index(split_name) if split_name else None
+    captions_of = _listed_captions if caption_name in _LIST_COLUMNS else lambda cell: [cell]
     with open(file.path, encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True, skipinitialspace=True)
         rows = filter(None, reader)

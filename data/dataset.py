@@ -45,7 +45,7 @@ class _Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self.start) - 1
 
-    def __getitem__(self, i: int) -> str:
+    def __getitem__(self, i: int) -> str:  # type: ignore[override]  # no slices
         if not 0 <= i < len(self):  # ends an iteration
             raise IndexError(i)
         return self.buffer[self.start[i] : self.start[i + 1]].decode("utf-8", "surrogatepass")
@@ -93,7 +93,7 @@ class Flickr8kDataset(Dataset):
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Image (3, H, W) or grid (L, C), and the captions, each as tokens (T,) int64."""
         i, seed = draw
-        chosen = range(self.image_start[i], self.image_start[i + 1])
+        chosen: Sequence[int] = range(self.image_start[i], self.image_start[i + 1])
         if self.captions_per_image and self.captions_per_image < len(chosen):
             chosen = random.Random(seed).sample(chosen, self.captions_per_image)
         captions = [

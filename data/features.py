@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -52,7 +53,7 @@ class Entry(NamedTuple):
 class Index:
     """The rows of a store."""
 
-    shape: tuple[int, int] | None  # (L, C) of a row; None if there are no rows yet
+    shape: tuple[int, ...]  # (L, C) of a row; () if there are no rows yet
     entries: dict[View, Entry]
 
 
@@ -64,10 +65,10 @@ class FeatureGrids:
     because they share the position in the file.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int], rows: dict[str, list[int]]):
+    def __init__(self, path: Path, shape: tuple[int, ...], rows: dict[str, list[int]]):
         """`shape` is (L, C); `rows` are the rows of each image, the plain view first."""
         self.path, self.shape, self.rows = path, shape, rows
-        self.file = None
+        self.file: FileIO | None = None
 
     def grid(self, name: str, seed: int = 0) -> torch.Tensor:
         """The grid (L, C) float16 of the image; `seed` selects one of its views if it has several."""
@@ -76,7 +77,7 @@ class FeatureGrids:
         rows = self.rows[name]
         grid = np.empty(self.shape, np.float16)
         self.file.seek(rows[seed % len(rows)] * grid.nbytes)
-        if self.file.readinto(grid) != grid.nbytes:
+        if self.file.readinto(grid.data) != grid.nbytes:
             raise UserError(f"the feature cache {self.path} is incomplete; delete its folder")
         return torch.from_numpy(grid)
 
@@ -188,7 +189,8 @@ class _ViewPixels(Dataset):
 def _stack_pixels(items: list[torch.Tensor | str]) -> torch.Tensor | str:
     """A batch as one tensor, stacked in the worker that read it, or the first error message."""
     errors = [item for item in items if isinstance(item, str)]
-    return errors[0] if errors else torch.stack(items)
+    pixels = [item for item in items if isinstance(item, torch.Tensor)]
+    return errors[0] if errors else torch.stack(pixels)
 
 
 def _missing(index: Index, wanted: dict[str, list[View]], fingerprints: dict[str, Fingerprint]) -> list[View]:
@@ -224,10 +226,10 @@ def read_index(store: Path) -> Index:
     """The index of a store; empty if the store is new."""
     path = store / "index.json"
     if not path.exists():
-        return Index(None, {})
+        return Index((), {})
     index = json.loads(path.read_text("utf-8"))
     entries = {View(name, kind): Entry(row, Fingerprint(*times)) for name, kind, row, *times in index["rows"]}
-    return Index(index["shape"] and tuple(index["shape"]), entries)
+    return Index(tuple(index["shape"]), entries)
 
 
 def write_index(store: Path, index: Index) -> None:

@@ -156,8 +156,8 @@ def _coco_rows(file: CaptionsFile) -> Iterator[Row]:
     """{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}."""
     stem = file.path.stem
     names = {image["id"]: image["file_name"] for image in file.content["images"]}
-    folder = re.search(r"(train|val)\d{4}", stem)
-    folder = folder[0] if folder else ""
+    match = re.search(r"(train|val)\d{4}", stem)
+    folder = match[0] if match else ""
     splits: dict[str, str | None] = dict.fromkeys(names.values())
     if file.paired:
         splits = {name: "train" if "train" in stem else half_of(name) for name in splits}

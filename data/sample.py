@@ -146,10 +146,9 @@ def invent_scenes(count: int, rng: random.Random) -> list[Scene]:
     """`count` different scenes, half of them with two groups; raises ValueError as `draw_sample` does."""
     if not 3 <= count <= 50_000:  # one per split; near all 91,800, new ones take long to find
         raise ValueError(f"{count} scenes: the number must be between 3 and 50000")
-    parts = (_NUMBERS, _SIZES, COLOURS, _SHAPES)
-    scenes = {}  # a dictionary keeps the order, a set does not
+    scenes: dict[Scene, None] = {}  # a dictionary keeps the order, a set does not
     while len(scenes) < count:
-        first, second = (Group(*(rng.choice(list(part)) for part in parts)) for _ in range(2))
+        first, second = _invent_group(rng), _invent_group(rng)
         if rng.random() < 0.5:
             scenes[Scene((first,), rng.choice(list(PLACES)))] = None
         elif first[2:] != second[2:]:  # red hearts above red hearts look like one group
@@ -157,9 +156,17 @@ def invent_scenes(count: int, rng: random.Random) -> list[Scene]:
     return list(scenes)
 
 
+def _invent_group(rng: random.Random) -> Group:
+    number, size = rng.choice(list(_NUMBERS)), rng.choice(list(_SIZES))
+    return Group(number, size, rng.choice(list(COLOURS)), rng.choice(list(_SHAPES)))
+
+
 def describe(scene: Scene) -> list[str]:
     """The five captions of a scene, all different."""
-    return (_describe_one if len(scene.groups) == 1 else _describe_two)(*scene.groups, scene.where)
+    if len(scene.groups) == 1:
+        return _describe_one(scene.groups[0], scene.where)
+    first, second = scene.groups
+    return _describe_two(first, second, scene.where)
 
 
 def _describe_one(group: Group, place: str) -> list[str]:

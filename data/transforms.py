@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import torch
 from PIL import Image, ImageOps
@@ -73,7 +74,7 @@ def transform_for(encoder: EncoderConfig) -> ImageTransform:
     return ImageTransform(encoder.image_size or preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: str | Path | IO[bytes]) -> Image.Image:
     """A file as an upright RGB image (EXIF orientation applied, transparency on white).
 
     Raises:

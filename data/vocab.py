@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -78,7 +78,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write the words and, if known, what they were built from as JSON."""
-        content = {"words": self.words}
+        content: dict[str, Any] = {"words": self.words}
         if self.built_from:
             content = {"built_from": self.built_from._asdict(), **content}
         with replacing(path) as temporary:
@@ -107,6 +107,7 @@ def find_vocabulary(data: DataConfig, table: pd.DataFrame) -> Vocabulary:
     """
     captions = table.loc[table["split"] == "train", "caption"]
     built = Vocabulary.build(captions, data.min_freq, data.captions)
+    assert built.built_from is not None
     path = vocabulary_path(data)
     if not path.exists():
         return built

@@ -6,7 +6,7 @@ of a sentence, in references and captions alike (as in the implementation of Ren
 caption that breaks off ("a man with a") would get as much reward as a complete one.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +17,8 @@ _BITS = 16  # of a word's index in a packed n-gram
 _SIGMA = 6.0  # words, the width of CIDEr-D's length penalty
 
 
-class _NGrams(NamedTuple):
+@dataclass(frozen=True)
+class _NGrams:
     """The distinct n-grams of each of B sentences, P in all."""
 
     row: np.ndarray  # (P,) index of the sentence

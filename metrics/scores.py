@@ -60,7 +60,8 @@ class Scorer:
 
         Raises UserError if an image has no captions, or if no caption contains a word.
         """
-        self.metrics, self.left_out = metrics, {}
+        self.metrics = metrics
+        self.left_out: dict[str, str] = {}
         self.references = {
             image: [tokenized(caption) for caption in captions] for image, captions in references.items()
         }

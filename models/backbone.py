@@ -52,6 +52,7 @@ def grid_of(shape: Sequence[int]) -> Grid | None:
 def as_map(x: torch.Tensor) -> torch.Tensor:
     """The output of a backbone, in any layout of `Grid`, as a map (N, C, H, W)."""
     grid = grid_of(x.shape[1:])
+    assert grid is not None  # `cut` has checked it
     if grid.layout == "channels first":
         return x
     if grid.layout == "tokens":
@@ -216,9 +217,9 @@ def _return(traced: fx.GraphModule, result: fx.Node | dict[str, fx.Node]) -> Non
     traced.recompile()
 
 
-def _last_grid(outputs: dict[str, torch.Tensor]) -> str | None:
+def _last_grid(outputs: dict[str, torch.Tensor]) -> str:
     """The last node before the head whose output is a grid of several cells."""
-    found = None
+    found = next(iter(outputs))  # the image itself
     for name, x in outputs.items():
         if name.split(".")[0] in _HEAD:
             break

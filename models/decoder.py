@@ -124,6 +124,7 @@ class WordOutput(nn.Module):
         self.project = nn.Linear(hidden_dim, embed_dim) if tie else nn.Identity()
         self.score = nn.Linear(embed_dim if tie else hidden_dim, self.vocab_size)
         if tie:
+            assert isinstance(embedding, WordEmbedding)  # one-hot vectors have no weights, see Config
             self.score.weight = embedding.weight
         nn.init.zeros_(self.score.bias)
 

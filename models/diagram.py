@@ -101,9 +101,9 @@ def default_diagram(title: str, once_per_image: Sequence[str], once_per_word: Se
 
     columns = max(_FEWEST_COLUMNS, ceil((len(right) + 1) / _ROWS))
     width = (194 - (split + 6) + _GAP) / columns - _GAP
-    *places, last = _places(len(right) + 1, split + 6, columns, width)
+    *places, end = _places(len(right) + 1, split + 6, columns, width)
     step = [Box(*place, child, modules=right[child]) for place, child in zip(places, right, strict=True)]
-    step.append(Box(*last, NEXT_WORD))
+    step.append(Box(*end, NEXT_WORD))
 
     arrows = [*_one_after_another(start), *_one_after_another(step)]
     first, last, between = step[0], step[-1], (split, step[0].left[1])
@@ -128,7 +128,7 @@ def _by_child(names: Sequence[str]) -> dict[str, list[str]]:
 
 def _places(count: int, left: float, columns: int, width: float) -> list[tuple[float, float, float, float]]:
     """x, y, width and height of `count` boxes, row by row from the upper left."""
-    places = []
+    places: list[tuple[float, float, float, float]] = []
     for i in range(count):
         row, column = divmod(i, columns)
         places.append(

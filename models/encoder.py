@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.models import get_model_weights
 
@@ -101,7 +101,7 @@ class EncoderCNN(nn.Module):
         fused = cache(self.fuse_batch_norms)  # no copy of the backbone if it is never called
         return lambda images: self.encode(fused(), images)
 
-    def fuse_batch_norms(self) -> fx.GraphModule:
+    def fuse_batch_norms(self) -> nn.Module:
         """A copy of the backbone with batch norms folded into the weights of the convolutions before them.
 
         It is for evaluation only. On a CPU ResNet-50 takes a tenth less time. Batch norms inside layers of

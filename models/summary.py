@@ -138,7 +138,8 @@ class _Recorder:
     """Records the calls of a model's modules, but not calls inside another recorded module."""
 
     def __init__(self, model: CaptionModel, counter: FlopCounterMode):
-        self.counter, self.calls, self.depth, self.flops = counter, [], 0, 0
+        self.counter, self.depth, self.flops = counter, 0, 0
+        self.calls: list[_Call] = []
         self.backbone_output: tuple[int, ...] = ()
         for name, module in model.named_modules():
             if name not in ("", "encoder", "encoder.backbone", "decoder"):

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -70,7 +71,12 @@ def _draw_title(axis: Axes, summary: Summary, title: str) -> None:
 
 def _draw_panels(axis: Axes, summary: Summary, split: float) -> None:
     """The background: a panel for each image, which extends down to the left of `split`, and one per word."""
-    style = {"boxstyle": "round,pad=0,rounding_size=2", "facecolor": _PANEL, "edgecolor": "none", "zorder": 0}
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=2",
+        "facecolor": _PANEL,
+        "edgecolor": "none",
+        "zorder": 0,
+    }
     for left, bottom, right, top in ((2, 66, 198, 110), (2, 2, split - 2, 76), (split + 2, 2, 198, 62)):
         axis.add_patch(FancyBboxPatch((left, bottom), right - left, top - bottom, **style))
     for left, top, title, multiply_adds in (
@@ -120,7 +126,12 @@ def _draw_decoder(axis: Axes, summary: Summary, diagram: Diagram) -> None:
 
 def _draw_box(axis: Axes, box: Box, rows: Sequence[Row]) -> None:
     """A part of the model: its name, what it does, and its parameters."""
-    style = {"boxstyle": "round,pad=0,rounding_size=1.6", "edgecolor": _EDGE, "linewidth": 1, "zorder": 2}
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=1.6",
+        "edgecolor": _EDGE,
+        "linewidth": 1,
+        "zorder": 2,
+    }
     axis.add_patch(FancyBboxPatch((box.x, box.y), box.width, box.height, facecolor=_colour(rows), **style))
     lines = [(box.title, 10.5, INK)]
     if box.text:
@@ -141,7 +152,7 @@ def _draw_slab(axis: Axes, left: float, depth: float, height: float, colour: str
     front += (left, _MIDDLE - height / 2)
     top = [front[3], front[2], front[2] + back, front[3] + back]
     side = [front[1], front[2], front[2] + back, front[1] + back]
-    style = {"edgecolor": _EDGE, "linewidth": 0.9, "joinstyle": "round", "zorder": 2}
+    style: dict[str, Any] = {"edgecolor": _EDGE, "linewidth": 0.9, "joinstyle": "round", "zorder": 2}
     axis.add_patch(Polygon(front, facecolor=_shade(colour, 0.94), **style))
     axis.add_patch(Polygon(top, facecolor=_shade(colour, 1.03), **style))
     axis.add_patch(Polygon(side, facecolor=colour, **style))
@@ -150,15 +161,19 @@ def _draw_slab(axis: Axes, left: float, depth: float, height: float, colour: str
 def _draw_arrow(axis: Axes, arrow: Arrow) -> None:
     *points, before, end = np.asarray(arrow.points, float)
     end = end - _TIP * (end - before) / np.linalg.norm(end - before)
-    style = {
-        "arrowstyle": "-|>,head_length=4.2,head_width=2.2",
-        "color": _EDGE,
-        "linewidth": 1.3,
-        "zorder": 1,
-    }
     line = (0, (4, 2.5)) if arrow.dashed else "-"
     path = Line([*points, before, end])
-    axis.add_patch(FancyArrowPatch(path=path, linestyle=line, joinstyle="round", **style))
+    axis.add_patch(
+        FancyArrowPatch(
+            path=path,
+            arrowstyle="-|>,head_length=4.2,head_width=2.2",
+            color=_EDGE,
+            linewidth=1.3,
+            linestyle=line,
+            joinstyle="round",
+            zorder=1,
+        )
+    )
     if arrow.label:
         _write(axis, arrow.label_at, arrow.label, 9, GREY)
 
@@ -178,8 +193,9 @@ def _draw_image(axis: Axes, left: float) -> None:
     """The scene in a frame."""
     image = draw_scene(SCENE, random.Random(3))
     _show(axis, image, left, zorder=2, interpolation="antialiased")
-    frame = {"facecolor": "none", "edgecolor": _EDGE, "linewidth": 1, "zorder": 4}
-    axis.add_patch(Rectangle((left, _BOTTOM), _SIDE, _SIDE, **frame))
+    axis.add_patch(
+        Rectangle((left, _BOTTOM), _SIDE, _SIDE, facecolor="none", edgecolor=_EDGE, linewidth=1, zorder=4)
+    )
 
 
 def _draw_grid(axis: Axes, left: float, cells: int, attends: bool) -> None:
@@ -191,7 +207,7 @@ def _draw_grid(axis: Axes, left: float, cells: int, attends: bool) -> None:
     _show(axis, shadow, left, zorder=3, interpolation="nearest")
     if cells > 20:  # so many lines would hide the image
         return
-    style = {"color": "#ffffff" if attends else GREY, "linewidth": 0.6, "zorder": 3}
+    style: dict[str, Any] = {"color": "#ffffff" if attends else GREY, "linewidth": 0.6, "zorder": 3}
     for i in range(1, cells):
         axis.plot([left, left + _SIDE], [_BOTTOM + _SIDE * i / cells] * 2, **style)
         axis.plot([left + _SIDE * i / cells] * 2, [_BOTTOM, _BOTTOM + _SIDE], **style)

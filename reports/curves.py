@@ -1,14 +1,15 @@
 """Training curves of one or several runs in one figure: loss, accuracy, scores, learning rate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
@@ -42,11 +43,11 @@ _PANELS = (
 # The colours of Okabe and Ito, which colour-blind people can tell apart.
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 # Vertical lines: line style -> label in the legend, and a function that selects rows of a log for them.
-_MARKS = {
+_MARKS: dict[Any, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
     ":": ("resumed", lambda table: table["event"] == "resume"),
     (0, (6, 2, 1, 2)): ("learning rate changed", rate_changes),
 }
-_STAR = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle": "none"}
+_STAR: dict[str, Any] = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle": "none"}
 
 
 def draw_curves(runs: Sequence[Path], output: Path) -> None:
@@ -62,7 +63,9 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     if output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"cannot draw {output}: the name must end in .png, .svg or .pdf")
 
-    colours = _COLOURS if len(logs) <= len(_COLOURS) else colormaps["turbo"](np.linspace(0, 1, len(logs)))
+    colours = _COLOURS
+    if len(logs) > len(_COLOURS):
+        colours = list(colormaps["turbo"](np.linspace(0, 1, len(logs))))
     everything = pd.concat(tables)
     tables = [table.reindex(columns=everything.columns) for table in tables]
     panels = [panel for panel in _panels(everything) if np.isfinite(everything[panel.columns]).any(axis=None)]
@@ -71,8 +74,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     columns_on_sheet = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns_on_sheet)
     size = (max(9.2, 4.6 * columns_on_sheet), 3.2 * rows + 0.9)  # inches; the legend needs the 9.2
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=size, dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     axes = list(figure.subplots(rows, columns_on_sheet, squeeze=False).flat)
     by_epoch = all((table["event"] == "epoch").any() for table in tables)
 
@@ -207,7 +209,12 @@ def _legend(figure: Figure, names: list[str], colours: Sequence, marked: list[st
     _legend_at(figure, "outside upper right", [train, val, star, *marks], 5 if len(names) == 1 else 3)
 
 
-def _legend_at(figure: Figure, place: str, handles: list[Line2D], columns: int) -> None:
+def _legend_at(
+    figure: Figure,
+    place: Literal["outside upper left", "outside upper right"],
+    handles: list[Line2D],
+    columns: int,
+) -> None:
     legend = figure.legend(handles=handles, loc=place, ncols=min(len(handles), columns), frameon=False)
     for text in legend.get_texts():
         text.set(parse_math=False, color=INK, fontsize=9)

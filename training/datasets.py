@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,7 +22,7 @@ def make_datasets(captioner: Captioner, table: pd.DataFrame, splits: Sequence[st
     features = compute_features(captioner, table, splits) if config.caches_features else None
     datasets = []
     for split in splits:
-        training = {}
+        training: dict[str, Any] = {}
         if split == "train":
             training = {
                 "captions_per_image": config.data.captions_per_image,

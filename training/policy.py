@@ -19,8 +19,8 @@ from utils import SOS, UserError
 class PolicyAverages(Averages):
     """Means over sampled captions; the entropy is a mean over tokens (words and <eos>)."""
 
-    names = ("reward", "actor_loss", "entropy", "captions", "tokens")
-    figures = ("reward", "actor_loss", "entropy")
+    names: tuple[str, ...] = ("reward", "actor_loss", "entropy", "captions", "tokens")
+    figures: tuple[str, ...] = ("reward", "actor_loss", "entropy")
 
     def read(self) -> dict[str, float]:
         """`reward` (before any baseline) and `actor_loss` per caption, `entropy` in nats per token."""

@@ -95,7 +95,7 @@ class Run:
         """Train for the rest of the current epoch, and write log rows and checkpoints."""
         config, trainer = self.config.train, self.trainer
         batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
-        todo = [self.compute.shard(draws) for draws in batches[self.batch :]]
+        todo = [list(self.compute.shard(draws)) for draws in batches[self.batch :]]
         loader = make_loader(self.train_set, todo, self.config.data.workers, self.compute)
         num_captions, began = 0, time.monotonic()
         self.captioner.model.train()

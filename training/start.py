@@ -13,6 +13,7 @@ from data.vocab import find_vocabulary
 from files import load_checkpoint
 from metrics.measures import find_monitor
 from models.decoders import DECODERS
+from models.embedding import WordEmbedding
 from models.model import build_model
 from training.objectives import OBJECTIVES
 from training.tensorboard import require_tensorboard
@@ -81,6 +82,7 @@ def _new_captioner(config: Config, table: pd.DataFrame, compute: Compute) -> Cap
     transform = transform_for(encoder)
     model = build_model(config, len(vocabulary))
     if vectors := config.decoder.vectors:
+        assert isinstance(model.decoder.embedding, WordEmbedding)
         found = model.decoder.embedding.start_from(vectors, vocabulary.words)
         print(f"embeddings: {found:,} of {len(vocabulary):,} words are initialised from {vectors}")
     if encoder.weights == "none" and encoder.fine_tune == "none":

@@ -1,11 +1,13 @@
 """One training step for any objective, and the state that a resume restores."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from data.dataset import Batch
+from models.decoder import Decoder
 from models.model import CaptionModel
 from training.objective import Loss, Objective
 from training.schedule import Schedule
@@ -41,11 +43,14 @@ class Trainer:
         """The model that is validated and saved as the best: the moving average if there is one."""
         if not self.average:
             return self.model
-        if self.trained is self.model:
-            return self.average.module
-        return CaptionModel(self.model.encoder, self.average.module)
+        average = self.average.module
+        if isinstance(average, CaptionModel):
+            return average
+        return CaptionModel(self.model.encoder, cast(Decoder, average))
 
-    def average_weights(self, averages: list, weights: list, steps: torch.Tensor) -> None:
+    def average_weights(
+        self, averages: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], steps: torch.Tensor | int
+    ) -> None:
         """Exponential moving average; the decay starts low, so that the first weights soon lose influence."""
         n = int(steps)
         decay = min(self.config.average, (1 + n) / (10 + n))
