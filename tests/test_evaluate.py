@@ -59,8 +59,8 @@ def test_captions_of_some_images_are_scored_and_the_missing_ones_counted_or_refu
     arguments = ("--config", "tiny.yaml", "--predictions", "some.json", "--output", "some")
     text = run(trained, "evaluate", *arguments)
     counts = (
-        "some.json has captions for 2 of the 4 images to score; 2 missing (22.png, 23.png); 1 extra, for other "
-        "images (00.png)"
+        "some.json has captions for 2 of the 4 images to score; 2 missing (22.png, 23.png); 1 extra, for "
+        "other images (00.png)"
     )
     assert counts in text
     assert "\n2 images\n" in text
