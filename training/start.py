@@ -84,7 +84,7 @@ def _new_captioner(config: Config, table: pd.DataFrame, compute: Compute) -> Cap
     if vectors := config.decoder.vectors:
         assert isinstance(model.decoder.embedding, WordEmbedding)
         found = model.decoder.embedding.start_from(vectors, vocabulary.words)
-        print(f"embeddings: {found:,} of {len(vocabulary):,} words are initialised from {vectors}")
+        print(f"embeddings: {found:,} of {len(vocabulary):,} words start from {vectors}")
     if encoder.weights == "none" and encoder.fine_tune == "none":
         print(
             "warning: encoder.weights=none with encoder.fine_tune=none: the encoder is random and never "
