@@ -13,7 +13,7 @@ from pathlib import Path
 from config import Config
 from config_reading import config_parser, load_config
 from data.transforms import transform_for
-from data.vocab import Vocabulary
+from data.vocab import Vocabulary, vocabulary_path
 from models.decoder import Decoder
 from models.diagram import Diagram, default_diagram
 from models.model import build_model
@@ -57,7 +57,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 def _find_vocab_size(config: Config) -> int:
     """The size of the run's vocabulary, or of the one beside the captions, or an assumed size."""
-    for path in (config.run_folder / "vocab.json", config.data.captions[0].parent / "vocab.json"):
+    for path in (config.run_folder / "vocab.json", vocabulary_path(config.data)):
         if path.exists():
             vocab_size = len(Vocabulary.load(path))
             print(f"{vocab_size:,} words: {path}")

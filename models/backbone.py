@@ -26,7 +26,7 @@ _NAME = "torchvision's name"  # key in the `meta` of a graph's nodes
 
 
 class Grid(NamedTuple):
-    """How the output of a layer is to be read as a square grid of cells."""
+    """A square grid of cells in the output of a layer."""
 
     layout: Literal["channels first", "channels last", "tokens"]  # (C, H, W), (H, W, C), (L, C) or (1 + L, C)
     channels: int
@@ -34,7 +34,7 @@ class Grid(NamedTuple):
 
 
 def grid_of(shape: Sequence[int]) -> Grid | None:
-    """Read the shape of a layer's output for one image, without the batch; None if it is no square grid.
+    """The grid in the shape of a layer's output for one image, without the batch; None if it is not square.
 
     A cube, with as many channels as cells a side, is read as channels first. Tokens may have one more than
     a square number: the class token, which is no cell.

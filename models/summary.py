@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.backbone import belongs_to
+from models.backbone import belongs_to, grid_of
 from models.model import CaptionModel
 from utils import SOS
 
@@ -73,13 +73,12 @@ class Summary:
         """The rows of the encoder, grouped by resolution."""
         maps: dict[int, FeatureMap] = {}
         for row in self.encoder:
-            size = _channels_and_side(row.shape)
-            if size is None:
+            grid = grid_of(row.shape)
+            if grid is None:
                 continue
-            channels, side = size
-            halvings = round(math.log2(side))
+            halvings = round(math.log2(grid.side))
             earlier = maps[halvings].rows if halvings in maps else []
-            maps[halvings] = FeatureMap([*earlier, row], channels, side)
+            maps[halvings] = FeatureMap([*earlier, row], grid.channels, grid.side)
         return list(maps.values())
 
     def decoder_rows(self, modules: Iterable[str]) -> list[Row]:
@@ -199,20 +198,9 @@ def _ends_as(shape: tuple[int, ...], following: tuple[int, ...]) -> bool:
     windows together into a map (MaxViT). But the first module of the next stage may also read something other
     than the map (in Swin, its patches or a table of positions).
     """
-    before, after = _channels_and_side(shape), _channels_and_side(following)
+    before, after = grid_of(shape), grid_of(following)
     if len(following) != 3 or after is None:
         return False
     if len(shape) != 3 or before is None:
         return math.prod(shape) == math.prod(following)
-    return before[1] == after[1]
-
-
-def _channels_and_side(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Channels and cells per side of a square map, channels first or last, or of tokens."""
-    if len(shape) == 2:
-        return shape[1], math.isqrt(shape[0])
-    if len(shape) == 3 and shape[1] == shape[2]:
-        return shape[0], shape[1]
-    if len(shape) == 3 and shape[0] == shape[1]:
-        return shape[2], shape[0]
-    return None
+    return before.side == after.side
