@@ -60,13 +60,32 @@ def test_a_result_is_consistent_in_itself(captioner):
     [result] = captioner([noise(2)])
     assert result.words
     assert result.caption == " ".join(word.text for word in result.words)
-    # <eos> has a probability, too, so the words alone are at least as likely as the caption.
-    assert sum(np.log(word.probability) for word in result.words) >= result.log_prob - 1e-5
+    found = captioner.search(captioner.transform(result.image).unsqueeze(0), captioner.options())
+    length = len(result.words)
+    np.testing.assert_allclose(
+        np.log([word.probability for word in result.words]), found.log_probs[0, 0, :length], atol=1e-5
+    )
+    # <eos> has a probability, too.
+    assert result.log_prob == pytest.approx(float(found.log_probs[0, 0, : length + 1].sum()))
+    attention = found.attention[0, 0, :length].numpy()
+    np.testing.assert_allclose(result.attention.reshape(length, -1), attention, atol=1e-6)
     assert len(result.others) == 2
     assert all(other.caption != result.caption for other in result.others)
     assert result.attention.shape[0] == len(result.words)
     assert result.attention.shape[1] == result.attention.shape[2]
     np.testing.assert_allclose(result.attention.sum(axis=(1, 2)), 1, rtol=1e-4)
+
+
+def test_there_are_no_more_captions_than_sentences(captioner):
+    [result] = captioner([noise(0)], beam=20, max_length=1)
+    captions = {result.caption, *(other.caption for other in result.others)}
+    assert captions == {"", "a", "dog", "cat", "runs"}
+    assert len(result.others) == 4
+
+
+def test_sampling_has_the_seed_of_the_run_unless_it_is_given(captioner):
+    assert captioner.options().seed == captioner.config.run.seed == 1
+    assert captioner.options(seed=5).seed == 5
 
 
 def test_the_size_of_the_batch_changes_nothing(captioner):
@@ -92,7 +111,7 @@ def test_images_are_read_as_a_stream(captioner):
 
 def test_an_unreadable_image_raises_or_comes_back_in_its_place(captioner, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    sources = [noise(0), tmp_path / "broken.jpg", noise(1).astype(np.float32), noise(1)[0], noise(2)]
+    sources = [noise(0), tmp_path / "broken.jpg", noise(1).astype(np.float32), noise(1)[:, :, :1], noise(2)]
     results = list(captioner(sources, errors="return", batch_size=2))
     kinds = [type(result) for result in results]
     assert kinds == [Caption, ImageError, ImageError, ImageError, Caption]

@@ -1,7 +1,9 @@
 """Device, precision, random state, and what several processes share."""
 
+import random
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed
@@ -60,6 +62,21 @@ def test_autocast_computes_in_the_precision():
         assert (x @ x).dtype is torch.bfloat16
     with CPU.autocast():
         assert (x @ x).dtype is torch.float32
+
+
+def test_one_seed_is_that_of_python_numpy_and_torch():
+    draws = []
+    for seed in (5, 5, 2**32 + 5):  # NumPy takes seeds of 32 bits
+        seed_everything(seed)
+        draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert draws[0] == draws[1]
+    assert draws[2][1] == draws[0][1]
+    assert draws[2][0] != draws[0][0]
+
+
+def test_memory_is_pinned_for_a_device_that_copies_from_it():
+    pins = {kind: Compute(torch.device(kind)).pins_memory for kind in ("cpu", "mps", "cuda")}
+    assert pins == {"cpu": False, "mps": False, "cuda": True}
 
 
 def test_the_random_state_is_restored():

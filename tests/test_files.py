@@ -1,5 +1,7 @@
 """Files are written whole or not at all, and old checkpoints are read."""
 
+import os
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
 from files import load_checkpoint, newest_checkpoint, replacing, save_checkpoint
 from models.model import build_model
-from tests.helpers import CPU, tiny
+from tests.helpers import CPU, IMAGES, tiny
 from utils import UserError
 
 WORDS = [*SPECIAL, "a", "dog"]
@@ -35,7 +37,7 @@ def test_the_newest_checkpoint_is_the_one_written_last(tmp_path):
         newest_checkpoint(tmp_path)
     for name in ("b", "a"):
         save_checkpoint(tmp_path / name / "best.pth", {"format": 2})
-    (tmp_path / "a" / "best.pth").touch()
+    os.utime(tmp_path / "b" / "best.pth", (1000, 1000))
     assert newest_checkpoint(tmp_path) == tmp_path / "a" / "best.pth"
 
 
@@ -50,7 +52,7 @@ def test_a_checkpoint_of_format_1_is_read(tmp_path):
     save_checkpoint(
         tmp_path / "old.pth", {**new, "format": 1, "model": old, "training": {"average": average}}
     )
-    images, options = torch.randn(2, 3, 32, 32), captioner.options(beam=2)
+    images, options = IMAGES[:2], captioner.options(beam=2)
     found = Captioner.load(tmp_path / "old.pth", compute=CPU).search(images, options)
     assert torch.equal(found.tokens, captioner.search(images, options).tokens)
     average = load_checkpoint(tmp_path / "old.pth")["training"]["average"]

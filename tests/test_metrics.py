@@ -153,6 +153,21 @@ def test_a_metric_that_cannot_be_computed_is_left_out_with_the_reason():
     ]
 
 
+def test_a_metric_that_is_computed_again_is_no_longer_left_out():
+    answers = iter([MetricError("Java took longer than 600 s"), 0.5])
+
+    def at_the_second_time(_texts):
+        if isinstance(answer := next(answers), MetricError):
+            raise answer
+        return answer
+
+    scorer = Scorer({"a": ["a dog"]}, [Metric("late", at_the_second_time)])
+    assert scorer.score({"a": "a dog"}) == {}
+    assert list(scorer.left_out) == ["late"]
+    assert scorer.score({"a": "a dog"}) == {"late": 0.5}
+    assert scorer.left_out == {}
+
+
 def test_an_empty_caption_scores_0_and_breaks_nothing():
     references = {"a": ["a dog runs"], "b": ["two cats"]}
     assert score({"a": "", "b": " . "}, references) == dict.fromkeys(WITHOUT_JAVA, 0)

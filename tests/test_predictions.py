@@ -59,6 +59,16 @@ def test_a_row_that_a_captions_file_sets_aside_is_no_prediction(tmp_path):
     assert read(tmp_path, content) == {"a.jpg": "a dog"}
 
 
+def test_images_of_a_coco_file_are_found_by_their_ids_where_their_names_differ(tmp_path):
+    content = {
+        "images": [{"id": image_id, "file_name": f"COCO_{image_id:012}.jpg"} for image_id in (7, 8, 9)],
+        "annotations": [
+            {"id": n, "image_id": 7 + n, "caption": caption} for n, caption in enumerate(CAPTIONS.values())
+        ],
+    }
+    assert read(tmp_path, content) == CAPTIONS
+
+
 def test_a_name_goes_before_an_id(tmp_path):
     table = pd.DataFrame({"image": ["7", "8"], "image_id": [8, 7]})
     assert read(tmp_path, [{"image_id": 7, "caption": "a dog"}], table) == {"7": "a dog"}

@@ -80,6 +80,13 @@ def test_a_batch_scores_several_captions_of_an_image_in_any_order():
     np.testing.assert_allclose(make()(pad(candidates)[order], images[order]), expected[order], atol=1e-9)
 
 
+def test_every_ngram_of_a_reference_is_found_again():
+    references, images = invented()
+    scores = make(cider=0, bleu=1)(pad(references), images)
+    long = np.array([len(reference) >= 4 for reference in references])
+    np.testing.assert_allclose(scores[long], 1, atol=1e-6)
+
+
 def test_padding_changes_no_reward():
     tokens, images = pad(sentences(6, NUM_IMAGES)), np.arange(NUM_IMAGES)
     wide = np.pad(tokens, ((0, 0), (0, 7)))

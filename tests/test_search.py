@@ -65,6 +65,7 @@ def test_a_beam_as_wide_as_all_sentences_finds_the_best_of_them(seed, penalty):
     grid = torch.randn(2, WORDS, WORDS, generator=torch.Generator().manual_seed(seed)) * 2
     options = SearchOptions(beam=60, max_length=LENGTH, length_penalty=penalty)
     captions = search(Bigrams(), grid, options)
+    assert (captions.log_probs[captions.tokens == PAD] == 0).all()  # also where there is no K-th caption
     for i in range(2):
         truth = sorted(sentences(grid[i]), key=lambda s: s[0] / len(s[1]) ** penalty, reverse=True)
         assert strip(captions.tokens[i, 0]) == truth[0][1]
