@@ -83,6 +83,12 @@ def test_there_are_no_more_captions_than_sentences(captioner):
     assert len(result.others) == 4
 
 
+def test_a_model_in_training_mode_captions_without_dropout(captioner):
+    expected = told(next(captioner([noise(0)])))
+    captioner.model.train()
+    assert told(next(captioner([noise(0)]))) == expected
+
+
 def test_sampling_has_the_seed_of_the_run_unless_it_is_given(captioner):
     assert captioner.options().seed == captioner.config.run.seed == 1
     assert captioner.options(seed=5).seed == 5

@@ -2,6 +2,7 @@
 
 import random
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +130,14 @@ def _process(rank: int, store: str) -> None:
 
 def test_two_processes_share_the_work_and_add_up_what_they_find(tmp_path):
     torch.multiprocessing.spawn(_process, [str(tmp_path / "store")], nprocs=2)
+
+
+def test_the_cpu_s_memory_is_kept_for_the_next_tensors(monkeypatch):
+    options = []
+    library = SimpleNamespace(mallopt=lambda *option: options.append(option))
+    monkeypatch.setattr("ctypes.CDLL", lambda name: library)
+    choose_device("cpu")
+    assert options == [(-4, 0), (-1, 2**31 - 1)]
 
 
 def test_a_c_library_other_than_glibc_is_no_error(monkeypatch):

@@ -1,6 +1,9 @@
 """Images with their captions, in batches."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import torch
 
 from data.captions import read_captions
@@ -60,6 +63,25 @@ def test_a_loader_leaves_the_random_state_alone(dataset):
     before = torch.get_rng_state()
     list(make_loader(data, ordered_batches(len(data), 4), 0, CPU))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_captions_of_an_image_keep_their_order_wherever_they_are_in_the_table():
+    images = [f"{i}.png" for i in range(40)]
+    captions = [f"a{i}" for i in range(40)] + [f"b{i}" for i in range(40)]
+    table = pd.DataFrame({"image": images * 2, "caption": captions, "split": "train"})
+    vocabulary = Vocabulary.build(captions, 1)
+    data = Flickr8kDataset(table, "train", vocabulary, Path("images"), TRANSFORM)
+    data.image = lambda i, seed: torch.zeros(())
+    for i in range(40):
+        _, found = data[i, 0]
+        assert [vocabulary.decode(tokens.tolist()) for tokens in found] == [[f"a{i}"], [f"b{i}"]]
+
+
+def test_cached_features_are_read_without_workers(dataset):
+    data, _ = make(dataset)
+    assert make_loader(data, ordered_batches(4, 2), 2, CPU).num_workers == 2
+    data.features = object()
+    assert make_loader(data, ordered_batches(4, 2), 2, CPU).num_workers == 0
 
 
 def test_captions_lie_in_flat_arrays(dataset):

@@ -50,6 +50,7 @@ def test_only_training_images_have_several_views(dataset):
     views = {name: len(rows) for name, rows in train.features.rows.items()}
     assert {views[name] for name in train.names} == {3}
     assert {views[name] for name in val.names} == {1}
+    assert not torch.equal(train.image(0, seed=0), train.image(0, seed=1))
 
 
 def test_cached_grids_are_those_of_the_encoder_and_of_its_weights(dataset):

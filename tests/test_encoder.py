@@ -26,17 +26,17 @@ def make(name="resnet18", weights="none", **options) -> EncoderCNN:
 # Small images where the model takes them: their size does not matter here.
 MODELS = [
     ("resnet18", 64, 2, 512, "layer4", ("layer4",)),
-    ("resnet34", 64, 2, 512, "layer4.2", ("layer4.2",)),
+    pytest.param("resnet34", 64, 2, 512, "layer4.2", ("layer4.2",), marks=pytest.mark.slow),
     ("resnet50", 64, 2, 2048, "layer3", ("layer3", "layer4")),
-    ("resnet101", 64, 2, 2048, "layer4", ("layer4",)),
-    ("resnet152", 64, 2, 2048, "layer4", ("layer4",)),
+    pytest.param("resnet101", 64, 2, 2048, "layer4", ("layer4",), marks=pytest.mark.slow),
+    pytest.param("resnet152", 64, 2, 2048, "layer4", ("layer4",), marks=pytest.mark.slow),
     ("efficientnet_b0", 64, 2, 1280, "features.7", ("features.7", "features.8")),
     ("inception_v3", 299, 8, 2048, "Mixed_7b", ("Mixed_7b", "Mixed_7c")),
     ("mobilenet_v2", 64, 2, 1280, "features.17", ("features.17", "features.18")),
     ("mobilenet_v3_large", 64, 2, 960, "features.15", ("features.15", "features.16")),
     ("convnext_tiny", 64, 2, 768, "features.6", ("features.6", "features.7")),
     ("densenet121", 64, 2, 1024, "features.denseblock4", ("features.denseblock4", "features.norm5")),
-    ("vgg16", 64, 2, 512, "features.26", ("features.26", "features.28")),
+    pytest.param("vgg16", 64, 2, 512, "features.26", ("features.26", "features.28"), marks=pytest.mark.slow),
     ("regnet_y_400mf", 64, 2, 440, "trunk_output.block4", ("trunk_output.block4",)),
     (
         "vit_b_16",

@@ -142,6 +142,14 @@ def test_views_are_drawn_by_the_seed_and_the_first_is_plain(tmp_path, image_fold
     assert features(tmp_path, views, augment=["crop", "flip"])[1] == 2
 
 
+def test_equal_images_have_different_views(tmp_path, image_folder):
+    Image.effect_noise((30, 30), 90).convert("RGB").save(image_folder / "0.png")
+    (image_folder / "1.png").write_bytes((image_folder / "0.png").read_bytes())
+    grids, _ = features(tmp_path, dict.fromkeys(NAMES[:2], 2), augment=["crop"])
+    assert torch.equal(grids.grid("0.png"), grids.grid("1.png"))
+    assert not torch.equal(grids.grid("0.png", 1), grids.grid("1.png", 1))
+
+
 def test_a_store_on_disk_stays_readable(tmp_path, image_folder):
     """Its name and its index as version 1 of this project wrote them, so that nobody computes anew."""
     identity = {

@@ -165,6 +165,12 @@ def test_captions_are_english():
     ]
 
 
+def test_two_groups_in_a_scene_differ_in_colour_or_shape():
+    pairs = [scene.groups for scene in invent_scenes(5000, random.Random(1)) if len(scene.groups) == 2]
+    assert len(pairs) > 2000
+    assert all(first[2:] != second[2:] for first, second in pairs)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("colour", COLOURS)
 def test_the_named_place_has_the_named_colour(place, colour):

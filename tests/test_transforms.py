@@ -81,11 +81,36 @@ def test_augmentation_repeats_with_its_seed():
     assert augment(image, [], 1) == image
 
 
-def test_a_flip_mirrors_about_half_of_the_images():
-    image = Image.new("RGB", (16, 16))
-    image.paste((255, 255, 255), (0, 0, 8, 16))
-    flipped = sum(augment(image, ["flip"], seed).getpixel((15, 8)) == (255, 255, 255) for seed in range(200))
-    assert 60 < flipped < 140
+def test_a_flip_mirrors_half_of_the_images():
+    image = Image.new("RGB", (8, 8))
+    image.paste((255, 255, 255), (0, 0, 4, 8))
+    flipped = sum(augment(image, ["flip"], seed).getpixel((7, 4)) == (255, 255, 255) for seed in range(2000))
+    assert 925 < flipped < 1075
+
+
+def test_a_crop_keeps_three_quarters_of_a_side_or_more():
+    sizes = [augment(Image.new("RGB", (100, 200)), ["crop"], seed).size for seed in range(300)]
+    widths, heights = zip(*sizes, strict=True)
+    assert (min(widths), max(widths)) == (75, 100)
+    assert 150 <= min(heights) < 153 < 197 < max(heights) <= 200
+
+
+def test_brighter_colours_are_less_saturated():
+    image = Image.new("RGB", (2, 2), (160, 100, 100))
+    found = []
+    for seed in range(50):
+        pixel = augment(image, ["colour"], seed).getpixel((0, 0))
+        found.append((sum(pixel) / 360, (max(pixel) - min(pixel)) / sum(pixel) / (60 / 360)))
+    brightness, saturation = np.array(found).T
+    assert 0.78 < brightness.min() < 0.83
+    assert 1.12 < brightness.max() < 1.22
+    np.testing.assert_allclose(saturation, 2 - brightness, atol=0.08)
+
+
+def test_fine_patterns_are_averaged_when_an_image_is_scaled_down():
+    board = Image.fromarray((np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    pixels = PLAIN(board)
+    assert 0.4 < pixels.min() < pixels.max() < 0.6
 
 
 def test_a_transform_survives_the_checkpoint():
