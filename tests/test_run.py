@@ -15,6 +15,7 @@ from models.model import build_model
 from tests.helpers import CPU, tiny
 from training.datasets import make_datasets
 from training.run import Run
+from training.validation import caption_split
 from utils import UserError
 
 
@@ -104,6 +105,30 @@ def test_what_is_validated_and_kept_is_the_moving_average(make, monkeypatch):
     biases = {path.name: content["model"]["decoder.output.score.bias"] for path, content in saved.items()}
     assert (biases["best.pth"] == 0).all()
     assert (biases["checkpoints.pth"] == 7).all()
+
+
+def test_the_moving_average_is_what_is_validated(make):
+    run = make(train={"average": 0.5})
+    first = run.validate()
+    with torch.no_grad():
+        run.captioner.model.decoder.output.score.bias.normal_(std=10)
+    assert run.validate() == first
+    run.trainer.average = None
+    assert run.validate() != first
+
+
+def test_each_caption_belongs_to_the_image_of_its_name(make):
+    run = make(train={"batch_size": 3})  # more than one batch
+    seen = SimpleNamespace(
+        config=run.config,
+        compute=CPU,
+        search=lambda images, options: images.float().sum(dim=(1, 2)),
+        texts=lambda sums: sums.tolist(),
+    )
+    captions = caption_split(seen, run.val_set, run.search_options(1))
+    expected = {name: float(run.val_set.image(i).float().sum()) for i, name in enumerate(run.val_set.names)}
+    assert captions == pytest.approx(expected, rel=1e-4)
+    assert len({round(value) for value in expected.values()}) == 4
 
 
 def test_validation_runs_without_dropout_and_repeats(make):
