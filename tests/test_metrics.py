@@ -184,7 +184,7 @@ def test_captions_that_share_no_word_with_their_references_score_exactly_0():
     assert score({"a": "dog"}, {"a": ["dog " * 60]}, ["BLEU-1"])["BLEU-1"] == pytest.approx(math.exp(-59))
 
 
-def test_the_scores_of_a_set_are_those_of_its_own_images():
+def test_the_scores_of_a_set_are_those_of_its_own_images(no_java):
     predictions, references = _invented(10)
     some = dict(list(predictions.items())[3:6])
     scores, left_out = score_set(some, references)
