@@ -5,7 +5,6 @@ import pytest
 from reports.loss_log import COLUMNS
 from training.loss_log import LossLog
 
-
 FIGURES = ("loss", "reward")  # an objective's: one that every log has a column for, and one of its own
 
 
