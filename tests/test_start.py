@@ -1,5 +1,6 @@
 """What a training starts from: nothing, or another run's model."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -135,3 +136,14 @@ def test_rewards_and_samples_have_to_make_sense(tmp_path):
 def test_an_unknown_decoder_is_answered_with_the_right_names(tmp_path):
     with pytest.raises(UserError, match=r"decoder\.kind=atention: .*did you mean 'attention'"):
         check(tiny(tmp_path, decoder={"kind": "atention"}))
+
+
+def test_an_error_in_a_checkpoint_names_its_file(source, tmp_path):
+    values = {"run": {"folder": str(tmp_path), "name": "r"}, "train": {"init_from": str(source)}}
+    config, checkpoint = with_model_of(make_config(values), source)
+    checkpoint["encoder_digest"] = "another"
+    with pytest.raises(UserError, match=re.escape(f"{source}: the encoder's weights")):
+        make_captioner(config, checkpoint, TABLE, CPU)
+    resumed = tmp_path / "r" / "checkpoints.pth"
+    with pytest.raises(UserError, match=re.escape(f"{resumed}: the encoder's weights")):
+        make_captioner(config, {**checkpoint, "training": {}}, TABLE, CPU)

@@ -69,7 +69,10 @@ def make_captioner(
 ) -> Captioner:
     """The model of `checkpoint`, or a new one for the training captions in `table`; prints its main facts."""
     if checkpoint:
-        captioner = Captioner.from_checkpoint(checkpoint, config, Path("the checkpoint"), compute)
+        path = config.run_folder / "checkpoints.pth"
+        if config.train.init_from and "training" not in checkpoint:
+            path = config.train.init_from
+        captioner = Captioner.from_checkpoint(checkpoint, config, path, compute)
     else:
         captioner = _new_captioner(config, table, compute)
     _describe(captioner)
