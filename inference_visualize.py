@@ -15,7 +15,7 @@ from PIL import Image
 from captioning import Caption, Captioner, ImageError
 from config import Config
 from config_reading import argument_parser
-from data.captions import read_captions
+from data.captions import read_captions, references
 from files import replacing
 from metrics.predictions import match_names
 from metrics.scores import score_set, scores_table
@@ -34,7 +34,7 @@ _SHOWN = 10  # captions printed at the end
 def main() -> int:
     args = _parse_arguments()
     paths = _find_images(args.images)[: args.limit]
-    references, names = _read_references(args.captions, paths) if args.captions else ({}, {})
+    known, names = _read_references(args.captions, paths) if args.captions else ({}, {})
     captioner = Captioner.load(args.checkpoint, args.overrides)
     if args.attention and not captioner.model.decoder.attends:
         raise UserError(
@@ -42,8 +42,8 @@ def main() -> int:
             "it out"
         )
     with captioner.compute.explain_memory("lower --beam"):
-        entries = _caption(captioner, paths, args, {path: references[names[path]] for path in names})
-    _add_scores(entries, references, names)
+        entries = _caption(captioner, paths, args, {path: known[names[path]] for path in names})
+    _add_scores(entries, known, names)
     _write_results(args.output, entries)
     for path, entry in list(entries.items())[:_SHOWN]:
         print(f"{path}: {entry.result.caption}")
@@ -130,16 +130,15 @@ def _read_references(file: Path, paths: Sequence[Path]) -> tuple[dict[str, list[
 
     Raises UserError if the file has none of the images.
     """
-    table = read_captions(file, Path(), splits_with_images=())
-    references = {image: group.tolist() for image, group in table.groupby("image", sort=False)["caption"]}
+    known = references(read_captions(file, Path(), splits_with_images=()))
     absolute = {str(path.resolve()): path for path in paths}
-    matches = match_names(absolute, references, f"--captions {file}")
+    matches = match_names(absolute, known, f"--captions {file}")
     if not matches:
         raise UserError(
             f"--captions {file}: it has none of the {len(paths)} images (the first image is "
-            f"{paths[0].name!r}, the first in the file {next(iter(references))!r}); pass their captions file"
+            f"{paths[0].name!r}, the first in the file {next(iter(known))!r}); pass their captions file"
         )
-    return references, {absolute[path]: name for path, name in matches.items()}
+    return known, {absolute[path]: name for path, name in matches.items()}
 
 
 def _caption(

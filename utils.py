@@ -37,10 +37,16 @@ def run_script(main: Callable[[], int | None]) -> None:
 def look_up(choices: Mapping[str, T], name: str, key: str) -> T:
     """`choices[name]`. If there is no such choice, raises a UserError that names the configuration key."""
     if name not in choices:
-        near = difflib.get_close_matches(name, choices, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{key}={name}: it must be one of {', '.join(choices)}{hint}")
+        names = ", ".join(choices)
+        raise UserError(f"{key}={name}: it must be one of {names}{did_you_mean(name, choices)}")
     return choices[name]
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'X'?` with the choice that is spelt most like `name`, or "" if none is like it."""
+    spellings = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(name.lower(), spellings, 1)
+    return f"; did you mean {spellings[near[0]]!r}?" if near else ""
 
 
 class _Named(Protocol):

@@ -149,7 +149,7 @@ def _summary(table: pd.DataFrame) -> str:
     return f"{counts.sum():,} images ({splits}), {len(table):,} captions"
 
 
-def references(table: pd.DataFrame, split: str) -> dict[str, list[str]]:
-    """Image name -> its captions, for one split, in the order of the file."""
-    rows = table[table["split"] == split]
+def references(table: pd.DataFrame, split: str | None = None) -> dict[str, list[str]]:
+    """Image name -> its captions, for one split or for all of them, in the order of the file."""
+    rows = table if split is None else table[table["split"] == split]
     return {image: group.tolist() for image, group in rows.groupby("image", sort=False)["caption"]}

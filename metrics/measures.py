@@ -1,10 +1,9 @@
 """What validation measures after each epoch; `train.monitor` names one of these measures."""
 
-import difflib
 from typing import NamedTuple
 
 from metrics.scores import VALIDATION_METRICS
-from utils import UserError
+from utils import UserError, did_you_mean
 
 
 class Measure(NamedTuple):
@@ -42,7 +41,5 @@ def find_monitor(name: str) -> Measure:
     measures = {measure.name: measure for measure in MEASURES}
     if name in measures:
         return measures[name]
-    spellings = {known.lower(): known for known in measures}
-    near = difflib.get_close_matches(name.lower(), spellings, 1)
-    hint = f"; did you mean {spellings[near[0]]!r}?" if near else ""
+    hint = did_you_mean(name, measures)
     raise UserError(f"train.monitor={name!r}: choose one of {', '.join(measures)}{hint}")

@@ -33,8 +33,7 @@ class Loss:
     def total(self, compute: Compute) -> torch.Tensor:
         """The scalar to minimise: its gradient, averaged over the processes, is that of the global batch."""
         parts = [term.weight * (term.sum / compute.sum(term.count)) for term in self.terms]
-        total = sum(parts[1:], parts[0])
-        return total * compute.world_size if compute.world_size > 1 else total
+        return compute.world_size * sum(parts[1:], parts[0])
 
 
 class Objective(nn.Module):
