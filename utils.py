@@ -1,11 +1,10 @@
-"""Small shared helpers: how scripts end, choices by name, and the indices of the special tokens."""
+"""Small shared helpers: errors of the user, choices by name, and the indices of the special tokens."""
 
 import difflib
 import importlib
-import os
 import pkgutil
-import sys
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -13,25 +12,12 @@ T = TypeVar("T")
 # Indices of <pad> <sos> <eos> <unk>, on which data and models agree without importing each other.
 PAD, SOS, EOS, UNK = range(4)
 
+# Characters that belong in no name, word or setting: a terminal may obey them, or they have no UTF-8.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class UserError(Exception):
     """Something the user can fix. The message is one line: the thing, the place, the fix."""
-
-
-def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and exit: status 2 and one line for a UserError, 130 for Ctrl-C."""
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (`| head`) is gone. Redirect stdout so that the interpreter's own flush does not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def look_up(choices: Mapping[str, T], name: str, key: str) -> T:

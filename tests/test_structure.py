@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a file imports from its own line and from the lines above it.
 LAYERS = [
     ["utils"],
-    ["progress", "compute", "files", "config"],
-    ["config_reading"],
+    ["startup", "progress", "compute", "files", "config_types", "config", "yaml_reading"],
+    ["outputs", "config_reading"],
     ["data"],
     ["models"],
     ["captioning", "metrics"],
@@ -85,18 +86,16 @@ def top_level_names(path: Path) -> set[str]:
 
 def test_an_underscore_marks_what_only_its_own_file_uses():
     words = {path: set(re.findall(r"\w+", path.read_text(encoding="utf-8"))) for path in USERS}
+    used = Counter(word for own in words.values() for word in own)  # word -> number of files
+    defined = Counter(name for path in USERS for name in top_level_names(path))
     wrong = []
     for path in FILES:
-        elsewhere = set().union(*(used for other, used in words.items() if other != path))
+        elsewhere = {word for word in words[path] if used[word] > 1}
         for name in top_level_names(path):
-            if name.startswith("_") and name in elsewhere and not defined_elsewhere(name, path):
+            # Another file may have a private name of its own that is spelt the same.
+            if name.startswith("_") and name in elsewhere and defined[name] == 1:
                 wrong.append(f"{name_of(path)}: {name} is used in another file, so it needs no underscore")
             is_type = name[0].isupper() and not name.isupper()  # what others get as values, unnamed
             if not (name.startswith("_") or name in elsewhere or name == "main" or is_type):
                 wrong.append(f"{name_of(path)}: {name} is used only there, so it needs an underscore")
     assert not wrong, "\n".join(wrong)
-
-
-def defined_elsewhere(name: str, path: Path) -> bool:
-    """Whether another file has a private name of its own that is spelt the same."""
-    return any(name in top_level_names(other) for other in USERS if other != path)

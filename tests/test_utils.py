@@ -1,50 +1,8 @@
-"""How scripts end, and choices by name."""
-
-import shlex
-import subprocess
-import sys
-from pathlib import Path
+"""Choices by name."""
 
 import pytest
 
-from utils import UserError, look_up, run_script
-
-ROOT = Path(__file__).parents[1]
-
-
-def ending(main) -> int:
-    with pytest.raises(SystemExit) as ended:
-        run_script(main)
-    return ended.value.code
-
-
-def test_an_error_of_the_user_s_is_one_line_and_status_2(capsys):
-    def main():
-        raise UserError("no such\nthing;   fix it")
-
-    assert ending(main) == 2
-    assert capsys.readouterr().err == "error: no such thing; fix it\n"
-
-
-def test_ctrl_c_is_status_130(capsys):
-    def main():
-        raise KeyboardInterrupt
-
-    assert ending(main) == 130
-    assert capsys.readouterr().err == "stopped\n"
-
-
-def test_what_main_returns_is_the_status():
-    assert ending(lambda: None) is None
-    assert ending(lambda: 1) == 1
-
-
-def test_a_reader_that_leaves_causes_no_traceback():
-    code = "from utils import run_script\nrun_script(lambda: print('x\\n' * 200_000))"
-    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -1"
-    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "x\n"
-    assert done.stderr == ""
+from utils import UserError, look_up
 
 
 def test_a_choice_is_found_by_its_name():
