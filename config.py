@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Literal
 
 import torchvision
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torchvision.models import list_models
 
-
-class Section(BaseModel):
-    # An unknown key is an error: a run with a typo would silently use the default. Numbers are accepted as
-    # strings, as in run.name=7.
-    model_config = ConfigDict(extra="forbid", validate_default=True, coerce_numbers_to_str=True)
+from config_types import Count, Dim, Few, NameOrPath, Section, UserPath
 
 
 class RunConfig(Section):
-    name: str = Field("flickr8k", pattern=r"^[\w.+-]+$", description="name of the run and of its folder")
-    folder: Path = Field(Path("runs"), description="folder that contains the run folders")
+    name: str = Field(
+        "flickr8k",
+        pattern=r"^\.*[\w+]([\w.+ ()-]*[\w.+()-])?$",
+        description="name of the run and its folder: letters, digits, spaces and . _ + - ( ), first a letter "
+        "or digit",
+    )
+    folder: UserPath = Field(Path("runs"), description="folder that contains the run folders")
     seed: int = Field(
         1, ge=0, lt=2**32, description="random seed of initial weights, order, dropout and augmentation"
     )
@@ -36,25 +37,29 @@ class RunConfig(Section):
 
 
 class DataConfig(Section):
-    captions: list[Path] = Field(
+    captions: list[UserPath] = Field(
         Path("archive/captions.csv"),  # type: ignore[arg-type]  # made a list below; --help shows the path
         min_length=1,
         description="captions file, or several: [a.json,b.json]",
     )
-    images: Path = Field(Path("archive/images"), description="image folder; image names are relative to it")
-    lists: Path | None = Field(
+    images: UserPath = Field(
+        Path("archive/images"), description="image folder; image names are relative to it"
+    )
+    lists: UserPath | None = Field(
         None, description="folder of the lists Flickr_8k.*Images.txt, for captions without splits"
     )
     max_bad_rows: float = Field(
         0.05, ge=0, le=1, description="largest share of unusable rows to leave out; more is an error"
     )
-    min_freq: int = Field(5, ge=1, description="words less frequent than this in training captions are <unk>")
-    max_length: int = Field(40, ge=1, description="training captions are cut to this number of words")
-    captions_per_image: int = Field(5, ge=1, description="largest number of captions per image and epoch")
+    min_freq: Count = Field(5, description="words less frequent than this in training captions are <unk>")
+    max_length: Few = Field(40, description="training captions are cut to this number of words")
+    captions_per_image: Few = Field(5, description="largest number of captions per image and epoch")
     augment: list[Literal["crop", "flip", "colour"]] = Field(
         ["crop", "flip"], description="random changes of uncached training images and of augmented views"
     )
-    workers: int = Field(2, ge=0, description="processes that read images; 0: the main process reads them")
+    workers: int = Field(
+        2, ge=0, le=1024, description="processes that read images; 0: the main process reads them"
+    )
 
     @field_validator("captions", mode="before")
     @classmethod
@@ -64,14 +69,16 @@ class DataConfig(Section):
 
 class EncoderConfig(Section):
     name: str = Field("resnet50", description="torchvision classification model")
-    weights: str = Field(
+    weights: NameOrPath = Field(
         "IMAGENET1K_V2", description="torchvision weight name, path of a state dict, or none (random)"
     )
     layer: str = Field(
         "last", description="stage whose output is the grid, such as layer3; last: the last possible one"
     )
-    grid: int | None = Field(None, ge=1, description="resample the grid to this many cells per side")
-    image_size: int | None = Field(None, ge=32, description="pixels per side; empty: the weights' size")
+    grid: int | None = Field(None, ge=1, le=1024, description="resample the grid to this many cells per side")
+    image_size: int | None = Field(
+        None, ge=32, le=4096, description="pixels per side; empty: the weights' size"
+    )
     fine_tune: str = Field(
         "none", description="none (frozen), all, or the first stage to train, such as layer4"
     )
@@ -89,19 +96,21 @@ class EncoderConfig(Section):
 
 class FeaturesConfig(Section):
     cache: bool = Field(True, description="compute the features of a frozen encoder once and keep them")
-    folder: Path = Field(Path("cache/features"), description="folder of the feature cache")
-    views: int = Field(1, ge=1, description="views per training image: the image and augmented versions")
+    folder: UserPath = Field(Path("cache/features"), description="folder of the feature cache")
+    views: int = Field(
+        1, ge=1, le=1000, description="views per training image: the image and augmented versions"
+    )
 
 
 class DecoderConfig(Section):
     kind: str = Field("attention", description="attention, or lstm (no attention)")
-    embeddings: str = Field(
-        "learned", min_length=1, description="learned, one_hot, or a text file of GloVe or word2vec vectors"
+    embeddings: NameOrPath = Field(
+        "learned", description="learned, one_hot, or a text file of GloVe or word2vec vectors"
     )
     freeze_embeddings: bool = Field(False, description="do not train embeddings from a file")
-    embed_dim: int = Field(512, ge=1, description="size of a word embedding (not used with one_hot)")
-    hidden_dim: int = Field(512, ge=1, description="size of the LSTM state")
-    attention_dim: int = Field(512, ge=1, description="size of the keys and queries of attention")
+    embed_dim: Dim = Field(512, description="size of a word embedding (not used with one_hot)")
+    hidden_dim: Dim = Field(512, description="size of the LSTM state")
+    attention_dim: Dim = Field(512, description="size of the keys and queries of attention")
     layers: int = Field(1, ge=1, le=8, description="number of LSTM layers (attention: one)")
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on attended features, embeddings and output")
     word_dropout: float = Field(
@@ -120,16 +129,20 @@ class TrainConfig(Section):
         "cross_entropy",
         description="training objective: cross_entropy, self_critical or actor_critic",
     )
-    epochs: int = Field(15, ge=1, description="passes over the training images")
-    batch_size: int = Field(32, ge=1, description="images per batch, each with its captions")
+    epochs: Count = Field(15, description="passes over the training images")
+    batch_size: Dim = Field(32, description="images per batch, each with its captions")
     lr: float = Field(1e-3, gt=0, description="peak learning rate of the decoder")
     encoder_lr: float = Field(1e-4, gt=0, description="peak learning rate of a trained encoder")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (AdamW)")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
         "cosine", description="learning rate after warm-up; plateau: halved if train.monitor does not improve"
     )
-    warmup: float = Field(0.5, ge=0, description="epochs over which the learning rate rises to its peak")
-    plateau_patience: int = Field(2, ge=0, description="plateau: epochs without improvement before halving")
+    warmup: float = Field(
+        0.5, ge=0, le=10**9, description="epochs over which the learning rate rises to its peak"
+    )
+    plateau_patience: int = Field(
+        2, ge=0, le=10**9, description="plateau: epochs without improvement before halving"
+    )
     label_smoothing: float = Field(
         0.1, ge=0, lt=1, description="share of the target's probability that is spread over all words"
     )
@@ -142,21 +155,21 @@ class TrainConfig(Section):
     attention_weight: float = Field(1.0, ge=0, description="weight of the doubly stochastic regulariser")
     average: float = Field(0.0, ge=0, lt=1, description="decay of the moving average of weights; 0: none")
     clip: float = Field(5.0, gt=0, description="largest gradient norm; larger gradients are scaled down")
-    patience: int = Field(5, ge=1, description="epochs without improvement before training stops")
+    patience: Count = Field(5, description="epochs without improvement before training stops")
     monitor: str = Field(
         "CIDEr",
         description="measure that selects best.pth: loss, perplexity, top5, BLEU-4 or another metric",
     )
-    beam: int = Field(1, ge=1, description="beam width of the captions scored after each epoch")
-    log_every: int = Field(20, ge=1, description="steps between rows of loss_log.txt")
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints within an epoch")
-    init_from: Path | None = Field(None, description="checkpoint of the model to start from")
+    beam: Few = Field(1, description="beam width of the captions scored after each epoch")
+    log_every: Count = Field(20, description="steps between rows of loss_log.txt")
+    checkpoint_every: Count = Field(500, description="steps between checkpoints within an epoch")
+    init_from: UserPath | None = Field(None, description="checkpoint of the model to start from")
 
 
 class RLConfig(Section):
     cider: float = Field(1.0, ge=0, description="weight of CIDEr-D (0 to 10) in the reward")
     bleu: float = Field(0.0, ge=0, description="weight of sentence BLEU-4 (0 to 1) in the reward")
-    samples: int = Field(5, ge=1, description="captions sampled per image in each step")
+    samples: Few = Field(5, description="captions sampled per image in each step")
     temperature: float = Field(1.0, gt=0, description="sampling temperature; below 1 favours likely words")
     baseline: Literal["greedy", "leave_one_out"] = Field(
         "leave_one_out", description="self_critical: reward of the greedy caption, or mean of other samples"
@@ -167,20 +180,20 @@ class RLConfig(Section):
     entropy_weight: float = Field(0.01, ge=0, description="actor_critic: weight of the entropy bonus")
     anneal_entropy: bool = Field(True, description="actor_critic: reduce entropy_weight in every epoch")
     value_weight: float = Field(0.5, gt=0, description="actor_critic: weight of the critic's squared error")
-    critic_dim: int = Field(256, ge=1, description="actor_critic: size of the critic's hidden layer")
+    critic_dim: Dim = Field(256, description="actor_critic: size of the critic's hidden layer")
     critic_lr: float = Field(1e-3, gt=0, description="actor_critic: peak learning rate of the critic")
 
 
 class SearchConfig(Section):
-    beam: int = Field(5, ge=1, description="beam width; 1 is greedy")
-    max_length: int = Field(30, ge=1, description="longest caption in words")
+    beam: Few = Field(5, description="beam width; 1 is greedy")
+    max_length: Few = Field(30, description="longest caption in words")
     length_penalty: float = Field(
         0.7,
         ge=0,
         description="beams are ranked by log-probability / length^penalty; 0 favours short captions",
     )
     temperature: float = Field(0.0, ge=0, description="0: beam search; above 0: sampling temperature")
-    top_k: int = Field(0, ge=0, description="sampling: only the k most likely words; 0: all words")
+    top_k: int = Field(0, ge=0, le=10**9, description="sampling: only the k most likely words; 0: all words")
     top_p: float = Field(
         1.0, gt=0, le=1, description="sampling: only the most likely words with this total probability"
     )

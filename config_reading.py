@@ -2,34 +2,51 @@
 
 import argparse
 import difflib
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from config import Config, Section
+from config import Config
+from config_types import Section, UserPath
+from files import require_regular
 from utils import UserError
+from yaml_reading import read_yaml
 
 DEFAULT_CONFIG = Path(__file__).parent / "config.yaml"
+_LARGEST = 1 << 17  # bytes of a configuration; config.yaml has 1,000
+_SHOW = reprlib.Repr()
+_SHOW.maxstring = _SHOW.maxother = _SHOW.maxlong = 200
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file and apply `section.key=value` overrides.
 
     Raises:
-        UserError: the file is missing or is not YAML, a key is unknown, or a value is not allowed.
+        UserError: the file is missing or is no YAML, a key is unknown or repeated, or a value is not allowed.
     """
-    if not path.is_file():
-        raise UserError(f"no configuration at {path}; pass config.yaml or one of configs/")
+    require_regular(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        size = path.stat().st_size
+        text = path.read_text("utf-8") if size <= _LARGEST else ""
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
-    return make_config(values, overrides, str(path))
+    except (OSError, ValueError) as error:  # ValueError: the name has a NUL
+        reason = getattr(error, "strerror", error)
+        raise UserError(
+            f"no configuration at {path} ({reason}); pass config.yaml or one of configs/"
+        ) from None
+    if size > _LARGEST:
+        raise UserError(f"{path} is too large for a configuration; pass config.yaml or one of configs/")
+    try:
+        values = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    return make_config({} if values is None else values, overrides, str(path))
 
 
 def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the configuration") -> Config:
@@ -45,30 +62,51 @@ def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the 
                 f"{override!r} is not an override; write section.key=value, such as train.epochs=20"
             )
         try:
-            values.setdefault(section, {})[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            values.setdefault(section, {})[name] = text if _is_text(key, text) else read_yaml(text)
+        except ValueError:
             raise UserError(f"{override!r}: the value is not valid YAML; put it in quotes") from None
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error.errors()[0])}") from None
+        raise UserError(f"{source}: {_explain(error.errors(include_url=False)[0])}") from None
+
+
+def _is_text(key: str, text: str) -> bool:
+    """Whether the value of an override is a name or a path as it stands, although YAML reads it differently.
+
+    To YAML, 1.50 is 1.5, `on` is true, and in `a #b` a comment begins.
+    """
+    field = all_keys().get(key)
+    if field is None or field.annotation not in (str, Path, UserPath | None):
+        return False
+    return bool(text) and text[0] not in "'\"" and text not in ("null", "~")
 
 
 def _explain(problem: ErrorDetails) -> str:
     """A pydantic error as one sentence: key, value, what is allowed, nearest spelling."""
-    path = [str(part) for part in problem["loc"] if not isinstance(part, int)]
+    path = [str(part) for part in problem["loc"] if isinstance(part, str)]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         known = all_keys() if len(path) > 1 else list(Config.model_fields)
         near = difflib.get_close_matches(key, known, 1, cutoff=0.4)
         kind = "key" if len(path) > 1 else "section"
-        return f"unknown {kind} {key!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help")
-    message = problem["msg"].removeprefix("Value error, ")
+        return f"unknown {kind} {_SHOW.repr(key)}" + (
+            f"; did you mean {near[0]!r}?" if near else "; see --help"
+        )
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(f" for {Path}")
     if not path:
         return message
     field = all_keys().get(key)
     about = f" ({field.description})" if field else ""
-    return f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}{about}"
+    return f"{key}={_shown(problem['input'])}: {message[0].lower()}{message[1:]}{about}"
+
+
+def _shown(value: object) -> str:
+    """The value as Python writes it, shortened."""
+    try:
+        return _SHOW.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
 
 
 def all_keys() -> dict[str, FieldInfo]:

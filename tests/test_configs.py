@@ -45,7 +45,7 @@ def test_a_configuration_takes_a_training_step(data, path):
     )
     table = find_data(config)
     captioner = make_captioner(config, None, table, CPU)
-    (train_set,) = make_datasets(captioner, table, ["train"])
+    (train_set,) = make_datasets(captioner, table, ["train"], training=True)
     objective = OBJECTIVES[config.train.objective](captioner.model, config, CPU, train_set)
     trainer = Trainer(objective, steps_per_epoch=1)
     before = [parameter.clone() for parameter in trainer.parameters()]
