@@ -1,6 +1,7 @@
 """Captions files -> one table: image, caption, split."""
 
 import os
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
@@ -10,10 +11,13 @@ from config import DataConfig
 from data.captions_file import Row
 from data.formats import open_captions
 from data.splits import LISTS, is_flickr8k, split_of
-from utils import UserError
+from utils import CONTROL, UserError
 
 SPLITS = ("train", "val", "test")
-_MAX_NAMED = 3  # most unusable rows that a message names
+_MAX_NAMED, _MAX_SHOWN = 3, 300  # most unusable rows that a message names, and most characters of each
+_LONGEST = 10_000  # characters of a caption; even a description in paragraphs has fewer
+_SHOW = reprlib.Repr()
+_SHOW.maxstring = 200
 
 
 def read_table(data: DataConfig, splits_with_images: Sequence[str] = SPLITS) -> pd.DataFrame:
@@ -30,7 +34,7 @@ def read_captions(
 ) -> pd.DataFrame:
     """Read captions in any format of data/formats.py, and print what was found.
 
-    Rows that cannot be used (no caption, no such image, wrong format) are left out and counted. Rows with an
+    Rows that cannot be used (no caption, no such image, wrong types) are left out and counted. Rows with an
     empty split, or with an image that is in none of the split lists, are left out silently.
 
     Args:
@@ -44,20 +48,19 @@ def read_captions(
         if the format has ids, `image_id`. Images without a split get one from a hash of their names.
 
     Raises:
-        UserError: a file or a list cannot be read, `image_folder` does not exist, an image path leads out of
+        UserError: a file or a list cannot be used, `image_folder` does not exist, an image path leads out of
             it, a split is unknown, an image is in two splits, too many rows are unusable, or no row is left.
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
     where = ", ".join(map(str, paths))
     sources = open_captions(paths, lists)
     rows = pd.DataFrame((row for source in sources for row in source.rows), columns=Row._fields, dtype=object)
-    by_hash = rows["split"].isna() & (rows["problem"] == "")
-    rows = _complete(rows, image_folder)
-    flickr8k_by_hash = is_flickr8k(rows.loc[by_hash, "image"].unique())
+    rows = _complete(rows.assign(by_hash=rows["split"].isna()), image_folder)
+    flickr8k_by_hash = is_flickr8k(rows.loc[rows["by_hash"], "image"].unique())
     _check_paths(rows["image"], where)
     unknown = set(rows["split"]) - {*SPLITS, ""}
     if unknown:
-        raise UserError(f"{where}: split {sorted(unknown)[0]!r} is not one of {', '.join(SPLITS)}")
+        raise UserError(f"{where}: split {_shown(sorted(unknown)[0])} is not one of {', '.join(SPLITS)}")
     rows = rows[(rows["split"] != "") | (rows["problem"] != "")]
     rows = _leave_out_unusable(rows, image_folder, max_bad_rows, splits_with_images, where)
     if rows.empty:
@@ -68,7 +71,8 @@ def read_captions(
     columns = ["image", "caption", "split"] + (["image_id"] if has_ids else [])
     table = rows[columns].infer_objects().reset_index(drop=True)
     formats = " and ".join(dict.fromkeys(source.format for source in sources))
-    print(f"{where}: {formats}{' (split by hash of the names)' if by_hash.any() else ''}; {_summary(table)}")
+    remark = " (split by hash of the names)" if rows["by_hash"].any() else ""
+    print(f"{where}: {formats}{remark}; {_summary(table)}")
     if flickr8k_by_hash:
         print(
             "warning: these are Flickr8k's images, but not its standard split, so scores are not comparable "
@@ -84,7 +88,7 @@ def _complete(rows: pd.DataFrame, image_folder: Path) -> pd.DataFrame:
     # The hash ignores COCO's folder, so that the layout on disk does not change the splits.
     by_hash = {image: split_of(image) for image in name[rows["split"].isna()].unique()}
     split = rows["split"].fillna(name.map(by_hash))
-    folders = {folder: folder + "/" for folder in rows["folder"].unique() if (image_folder / folder).is_dir()}
+    folders = {name: f"{name}/" for name in rows["folder"].unique() if os.path.isdir(image_folder / name)}
     codes, names = pd.factorize(rows["folder"].map({**folders, "": ""}).fillna("") + name)
     return rows.assign(image=names.take(codes), caption=caption, split=split)
 
@@ -95,8 +99,8 @@ def _check_paths(names: pd.Series, where: str) -> None:
         parts = PureWindowsPath(name)  # splits at both kinds of slash
         if parts.anchor or ".." in parts.parts:
             raise UserError(
-                f"{where}: the image {name!r} may lie outside of data.images; use names relative to that "
-                "folder, without a drive, a leading slash or .."
+                f"{where}: the image {_shown(name)} may lie outside of data.images; use names relative to "
+                "that folder, without a drive, a leading slash or .."
             )
 
 
@@ -104,23 +108,26 @@ def _leave_out_unusable(
     rows: pd.DataFrame, image_folder: Path, max_bad_rows: float, splits_with_images: Sequence[str], where: str
 ) -> pd.DataFrame:
     """The rows with a name, a caption and, if they are in `splits_with_images`, an existing image."""
-    if splits_with_images and not image_folder.is_dir():
+    if splits_with_images and not os.path.isdir(image_folder):
         raise UserError(f"no image folder at {image_folder.absolute()}; set data.images to the image folder")
     checked = rows["split"].isin(list(splits_with_images) or SPLITS)
     names = rows.loc[checked, "image"].unique() if splits_with_images else []
     missing = [name for name in names if not os.path.isfile(f"{image_folder}/{name}")]
     problems = rows["problem"].copy()
+    strange = [name for name in rows["image"].unique() if CONTROL.search(name)]
     for is_bad, problem in (
         (rows["image"] == "", "a row without an image"),
-        (rows["caption"] == "", "{!r} has no caption"),
-        (checked & rows["image"].isin(missing), "no image {!r}"),
+        (rows["image"].isin(strange), "the name {} has control characters"),
+        (rows["caption"] == "", "{} has no caption"),
+        (rows["caption"].str.len() > _LONGEST, f"{{}} has a caption of more than {_LONGEST:,} characters"),
+        (checked & rows["image"].isin(missing), "no image {}"),
     ):
         is_bad &= problems == ""
-        problems[is_bad] = rows.loc[is_bad, "image"].map(problem.format)
+        problems[is_bad] = rows.loc[is_bad, "image"].map(_shown).map(problem.format)
     bad = problems != ""
     if not bad.any():
         return rows
-    first = list(dict.fromkeys(problems[bad]))
+    first = [problem[:_MAX_SHOWN] for problem in dict.fromkeys(problems[bad])]
     named = "; ".join(first[:_MAX_NAMED]) + ("; …" if len(first) > _MAX_NAMED else "")
     share = (bad & checked).sum() / max(checked.sum(), 1)
     count = f"{bad.sum():,} of {len(rows):,} rows of {where}"
@@ -132,6 +139,11 @@ def _leave_out_unusable(
         )
     print(f"left out: {found}")
     return rows[~bad]
+
+
+def _shown(name: str) -> str:
+    """The name in quotes, shortened if it is too long to be one."""
+    return _SHOW.repr(name)
 
 
 def _check_one_split(rows: pd.DataFrame, where: str) -> None:

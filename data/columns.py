@@ -1,16 +1,20 @@
 """Captions in columns: CSV and JSON Lines, with various names for the columns."""
 
 import csv
-import json
 from collections.abc import Iterator
+from typing import Annotated, Any, NotRequired
 
-from data.captions_file import CaptionsFile, Row
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from data.captions_file import CaptionsFile, Row, Text, bad_row, parse_json, problem_of
 from utils import UserError
 
 # Names of the columns of a CSV and of the keys of JSON Lines. The first one that a file has is used.
 IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "comment", "raw")
 _LIST_COLUMNS = ("captions", "raw")  # in a CSV, these may hold all captions of an image as a JSON list
+_LIST = TypeAdapter(list[str])
 
 
 def is_csv(file: CaptionsFile) -> bool:
@@ -44,8 +48,7 @@ def csv_rows(file: CaptionsFile) -> Iterator[Row]:
                     yield from (Row(fields[image], text, in_split) for text in captions_of(fields[caption]))
                 else:
                     number = f"{len(fields)} fields instead of {len(file.columns)}"
-                    problem = f"line {reader.line_num} has {number} (a caption with commas needs quotes)"
-                    yield Row("", "", problem=problem)
+                    yield bad_row(f"line {reader.line_num} has {number} (a caption with commas needs quotes)")
         except csv.Error as error:
             raise UserError(f"{file.path}, line {reader.line_num}: {error}; check the quotes there") from None
 
@@ -53,29 +56,34 @@ def csv_rows(file: CaptionsFile) -> Iterator[Row]:
 def _listed_captions(cell: str) -> list[str]:
     """The captions in a field that holds a JSON list of strings; any other field is one caption."""
     try:
-        captions = json.loads(cell)
-    except ValueError:
+        return _LIST.validate_json(cell) or [cell]
+    except ValidationError:
         return [cell]
-    is_list = isinstance(captions, list) and all(isinstance(text, str) for text in captions)
-    return captions if is_list and captions else [cell]
 
 
 def json_lines_rows(file: CaptionsFile) -> Iterator[Row]:
     """One object per line, with an image and one caption or a list of captions."""
     image, caption = file.column(IMAGE_COLUMNS), file.column(CAPTION_COLUMNS)
+    fields = {image: Text | None, caption: _CAPTIONS, "split": NotRequired[str | None]}
+    kind: TypeAdapter[dict[str, Any]] = TypeAdapter(TypedDict("JsonLine", fields))  # type: ignore[operator]
     with open(file.path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-                name, captions = record[image] or "", record[caption] or ""
-            except (ValueError, KeyError, TypeError):
-                yield Row("", "", problem=f"line {number} is not JSON with {image!r} and {caption!r}")
-                continue
-            captions = captions if isinstance(captions, list) else [captions]
-            split = str(record.get("split") or "") if "split" in file.columns else None
-            if all(isinstance(text, str) for text in (name, *captions)):
-                yield from (Row(name, text, split) for text in captions)
+                found = kind.validator.validate_python(parse_json(line))
+            except ValidationError as error:  # it is a ValueError, too
+                yield bad_row(f"line {number}{problem_of(error)}")
+            except ValueError as error:
+                yield bad_row(f"line {number} is not valid JSON ({error})")
             else:
-                yield Row("", "", problem=f"line {number}: {image!r} and {caption!r} are not text")
+                split = (found.get("split") or "") if "split" in file.columns else None
+                for text in found[caption] or [""]:
+                    yield Row(found[image] or "", text or "", split)
+
+
+def _as_list(captions: object) -> object:
+    return captions if isinstance(captions, list) else [captions]
+
+
+_CAPTIONS = Annotated[list[Text | None], BeforeValidator(_as_list)]

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data.captions_file import CaptionsFile, Row
+from data.captions_file import CaptionsFile, Row, bad_row
+from data.coco import COCO_EXAMPLE, KARPATHY_EXAMPLE, coco_rows, is_coco, is_karpathy, karpathy_rows
 from data.columns import CAPTION_COLUMNS, IMAGE_COLUMNS, csv_rows, is_csv, is_json_lines, json_lines_rows
-from data.splits import half_of, split_by_lists
+from data.splits import split_by_lists, splits_by_name
 from utils import UserError
 
 _TOKEN_LINE = re.compile(r"([^\t]+)#\d+\t(.*)")
@@ -46,12 +47,9 @@ def open_captions(paths: Sequence[Path], lists: Path | None = None) -> list[Sour
         UserError: a file is missing, is not UTF-8 or has an unknown format, or the lists cannot be used.
             Reading the rows raises it if a file is incomplete.
     """
-    # COCO does not publish the captions of its test images, so its val file is divided into val and test.
-    # A single file is treated like any file without splits.
-    paired = all(any(split in path.stem for path in paths) for split in ("train", "val"))
     sources = []
-    for path in paths:
-        file = CaptionsFile(path, paired)
+    for path, splits in zip(paths, splits_by_name(paths), strict=True):
+        file = CaptionsFile(path, splits)
         found = _recognise(file)
         rows, remark = split_by_lists(_guarded(file, found), path, lists)
         sources.append(Source(found.name + remark, rows))
@@ -69,13 +67,13 @@ def _recognise(file: CaptionsFile) -> Format:
 
 
 def _guarded(file: CaptionsFile, found: Format) -> Iterator[Row]:
-    """The rows; raises UserError for an entry that does not follow the format."""
+    """The rows; raises UserError if the file cannot be read to its end."""
     try:
         yield from found.rows(file)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file.path} was read as {found.name}, but an entry lacks {error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file.path} was read as {found.name}, but {error}; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read {file.path} ({error.strerror})") from None
 
 
 def formats_table() -> str:
@@ -127,75 +125,31 @@ def _matched_rows(file: CaptionsFile, pattern: re.Pattern, otherwise: str, skip:
             if number <= skip or not line.strip():
                 continue
             match = pattern.fullmatch(line.rstrip("\n"))
-            yield Row(*match.groups()) if match else Row("", "", problem=f"line {number} {otherwise}")
+            yield Row(*match.groups()) if match else bad_row(f"line {number} {otherwise}")
 
-
-def _is_karpathy(file: CaptionsFile) -> bool:
-    match file.content.get("images"):
-        case [{"sentences": _}, *_]:
-            return True
-    return False
-
-
-def _karpathy_rows(file: CaptionsFile) -> Iterator[Row]:
-    """{"images": [{"filename", "split", "sentences": [{"raw"}], "imgid"; of COCO "filepath", "cocoid"}]}."""
-    for image in file.content["images"]:
-        # restval: 30,504 images of COCO's val that Karpathy's split uses for training.
-        split = "train" if image["split"] == "restval" else image["split"]
-        image_id = image.get("cocoid", image.get("imgid"))
-        for sentence in image["sentences"]:
-            caption = sentence["raw"] or ""
-            yield Row(image["filename"], caption, split, image_id, image.get("filepath", ""))
-
-
-def _is_coco(file: CaptionsFile) -> bool:
-    return {"images", "annotations"} <= file.content.keys()
-
-
-def _coco_rows(file: CaptionsFile) -> Iterator[Row]:
-    """{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}."""
-    stem = file.path.stem
-    names = {image["id"]: image["file_name"] for image in file.content["images"]}
-    match = re.search(r"(train|val)\d{4}", stem)
-    folder = match[0] if match else ""
-    splits: dict[str, str | None] = dict.fromkeys(names.values())
-    if file.paired:
-        splits = {name: "train" if "train" in stem else half_of(name) for name in splits}
-    for annotation in file.content["annotations"]:
-        image_id, caption = annotation["image_id"], annotation["caption"] or ""
-        if name := names.get(image_id):
-            yield Row(name, caption, splits[name], image_id, folder)
-        else:
-            yield Row("", caption, problem=f"an annotation of image {image_id}, which the file does not list")
-
-
-_COCO_EXAMPLE = (
-    '{"images": [{"id": 42, "file_name": "dog.jpg"}], '
-    '"annotations": [{"image_id": 42, "caption": "A dog runs ."}]}'
-)
 
 # A file is read by the first format that recognises it.
 FORMATS = [
     Format(
         "Karpathy's JSON",
-        '{"images": [{"filename": "dog.jpg", "split": "train", "sentences": [{"raw": "A dog runs ."}]}]}',
+        KARPATHY_EXAMPLE,
         "the key `split`; `restval` is `train`",
-        _is_karpathy,
-        _karpathy_rows,
+        is_karpathy,
+        karpathy_rows,
     ),
     Format(
         "COCO captions",
-        _COCO_EXAMPLE,
+        COCO_EXAMPLE,
         "by lists or by hash",
-        lambda file: _is_coco(file) and not file.paired,
-        _coco_rows,
+        lambda file: is_coco(file) and not file.splits,
+        coco_rows,
     ),
     Format(
-        "COCO captions (the val file is val and test)",
-        _COCO_EXAMPLE,
-        "the names of the two files; val and test by hash",
-        lambda file: _is_coco(file) and file.paired,
-        _coco_rows,
+        "COCO captions (split by the names of the files)",
+        COCO_EXAMPLE,
+        "`train`, `val` and `test` in the names of the files; without a test file, val is divided by hash",
+        lambda file: is_coco(file) and bool(file.splits),
+        coco_rows,
     ),
     Format(
         "Hugging Face's metadata.jsonl",

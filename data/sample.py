@@ -7,24 +7,29 @@ that occur in `train`. Left and right matter here: do not mirror the images in t
 the same files.
 """
 
+from startup import run_script
+
 import argparse
+import contextlib
 import csv
 import random
-import struct
+import shutil
 import tempfile
-import zlib
 from cmath import rect
+from collections.abc import Iterator
 from math import cos, pi, radians, sin, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageDraw
 
+from data.png import encode_png
+from files import locked, require_space
 from progress import Progress
-from utils import UserError, run_script
+from utils import UserError
 
 _SAMPLE_FOLDER = Path("archive/sample")
+_DRAFT = ".draft"  # ending of the name of the folder in which scenes are drawn until they are complete
 
 SIDE = 128  # pixels: large enough to view, and not much larger than the 96 of configs/sample.yaml
 _SUPERSAMPLING = 4  # drawn this many times larger and averaged down, which smooths the edges
@@ -93,9 +98,22 @@ class Scene(NamedTuple):
 
 
 def draw_if_missing(captions: list[Path]) -> None:
-    """Draw the sample if `captions` is its captions file and does not exist yet."""
-    if captions[0].parent == _SAMPLE_FOLDER and not captions[0].exists():
-        draw_sample(_SAMPLE_FOLDER)
+    """Draw the sample if `captions` is its captions file and does not exist yet; raises as `draw_sample`."""
+    if captions[0] != _SAMPLE_FOLDER / "captions.csv" or captions[0].exists():
+        return
+    with _alone(_SAMPLE_FOLDER):
+        if not captions[0].exists():  # another process may have drawn it in the meantime
+            draw_sample(_SAMPLE_FOLDER)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for other processes that draw into `folder`, and remove what killed ones have left beside it."""
+    busy = f"waiting for another process, which is drawing into {folder}"
+    with locked(folder.parent / f".{folder.name}.lock", busy, wait=True):
+        for leftover in folder.parent.glob(f".{folder.name}-*{_DRAFT}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
 
 
 def draw_sample(folder: Path, scenes: int = 1200, seed: int = 0) -> None:
@@ -109,20 +127,21 @@ def draw_sample(folder: Path, scenes: int = 1200, seed: int = 0) -> None:
         ValueError: fewer than 3 scenes or more than 50,000.
     """
     folder = Path(folder)
+    require_space(folder.parent, scenes * SIDE * (SIDE + 8), "the sample dataset")
     try:
         if folder.exists() and any(folder.iterdir()):
             raise UserError(
                 f"{folder} is not empty; remove it to draw the sample again, or pass another folder"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+        with tempfile.TemporaryDirectory(_DRAFT, f".{folder.name}-", folder.parent) as temporary:
             draft = Path(temporary) / "sample"  # other users cannot read the temporary folder itself
             _write(draft, scenes, seed)
             if folder.exists():
                 folder.rmdir()  # it is empty, but Windows does not rename onto an existing folder
             draft.rename(folder)
     except OSError as error:
-        raise UserError(f"cannot draw the sample dataset into {folder}: {error.strerror}") from error
+        raise UserError(f"cannot draw the sample dataset into {folder}: {error.strerror}") from None
 
 
 def _write(folder: Path, scenes: int, seed: int) -> None:
@@ -232,35 +251,12 @@ def _draw_group(canvas: ImageDraw.ImageDraw, group: Group, centre: complex, rng:
         canvas.polygon([(round(point.real), round(point.imag)) for point in outline], fill)
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """An RGB image of at most 256 colours and 65,000 pixels as a PNG file.
-
-    The output of a compressor depends on its version and on the processor, so the pixels are stored without
-    compression, one byte each. A scene has about a hundred colours, including those of smoothed edges.
-    """
-    pixels = np.asarray(image) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-    palette, indices = np.unique(pixels.ravel(), return_inverse=True)
-    # Each row begins with the number of its filter; 0 is none.
-    rows = np.pad(indices.reshape(pixels.shape).astype(np.uint8), ((0, 0), (1, 0))).tobytes()
-    # A zlib stream (RFC 1950) of a single stored block (RFC 1951).
-    stored = struct.pack("<3sHH", b"\x78\x01\x01", len(rows), len(rows) ^ 0xFFFF) + rows
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", *image.size, 8, 3, 0, 0, 0),  # 8 bits per pixel, from a palette
-        b"PLTE": b"".join(int(colour).to_bytes(3, "big") for colour in palette),
-        b"IDAT": stored + struct.pack(">I", zlib.adler32(rows)),
-        b"IEND": b"",
-    }
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks.items()
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data.sample", description="Draw the sample dataset.")
     parser.add_argument("folder", nargs="?", type=Path, default=_SAMPLE_FOLDER, help="default: %(default)s")
     arguments = parser.parse_args()
-    draw_sample(arguments.folder)
+    with _alone(arguments.folder):
+        draw_sample(arguments.folder)
     print(f"Drew the sample dataset into {arguments.folder}: captions.csv and images/.")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from data.captions_file import Row
@@ -14,6 +14,7 @@ LISTS = {
     "Flickr_8k.devImages.txt": "val",
     "Flickr_8k.testImages.txt": "test",
 }
+_SPLITS = frozenset(LISTS.values())
 _FLICKR8K_NAME = re.compile(r"\d+_[0-9a-f]{10}\.jpg")
 _FLICKR8K_IMAGES = 8092
 
@@ -26,6 +27,23 @@ def split_of(image: str) -> str:
 def half_of(image: str) -> str:
     """val or test from the name alone; the same as `split_of` for an image that it puts into val or test."""
     return ("val", "test")[_bucket_of(image) % 2]
+
+
+def splits_by_name(paths: Sequence[Path]) -> list[tuple[str, ...]]:
+    """For each captions file, the splits that its name stands for, as in captions_train2014.json.
+
+    Names count only if they tell files of two or more splits apart. COCO does not publish the captions of its
+    test images, so without a test file, the val file stands for val and test (`half_of`). A file gets () if
+    its name is not that of one split.
+    """
+    named = []
+    for path in paths:
+        words = _SPLITS & set(re.findall("[a-z]+", path.stem.lower()))
+        named.append(next(iter(words)) if len(words) == 1 else None)
+    if len({*named} - {None}) < 2:
+        return [()] * len(paths)
+    val = ("val",) if "test" in named else ("val", "test")
+    return [() if split is None else val if split == "val" else (split,) for split in named]
 
 
 def _bucket_of(image: str) -> int:
@@ -44,7 +62,8 @@ def split_by_lists(rows: Iterable[Row], path: Path, folder: Path | None) -> tupl
         If the file has splits, its rows are not changed.
 
     Raises:
-        UserError: a list is missing, or no image of the file is in the lists in `folder`.
+        UserError: a list is missing or cannot be read, an image is in two lists, or no image of the file is
+            in the lists in `folder`.
     """
     where = folder or path.parent
     if not folder and not any((where / name).is_file() for name in LISTS):
@@ -62,17 +81,22 @@ def split_by_lists(rows: Iterable[Row], path: Path, folder: Path | None) -> tupl
 
 
 def _read_lists(folder: Path) -> dict[str, str]:
-    """Image name -> split; raises UserError if one of the lists is missing in `folder`."""
+    """Image name -> split; raises UserError as `split_by_lists`."""
     if missing := [name for name in LISTS if not (folder / name).is_file()]:
         raise UserError(
             f"{missing[0]} is missing in {folder}; put {', '.join(LISTS)} into one folder and set data.lists "
             "to it"
         )
-    return {
-        image.strip(): split
-        for name, split in LISTS.items()
-        for image in (folder / name).read_text("utf-8-sig").splitlines()
-    }
+    splits: dict[str, str] = {}
+    for name, split in LISTS.items():
+        try:
+            images = (folder / name).read_text("utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the list {folder / name} ({error}); save it as UTF-8") from None
+        for image in filter(None, map(str.strip, images)):
+            if splits.setdefault(image, split) != split:
+                raise UserError(f"the lists in {folder} have {image!r} in {splits[image]} and in {split}")
+    return splits
 
 
 def is_flickr8k(images: Collection[str]) -> bool:

@@ -1,7 +1,10 @@
 """Captions files -> one table: what is read, what is left out, what is refused."""
 
+import contextlib
+import copy
 import csv
 import io
+import json
 import os
 
 import pytest
@@ -126,6 +129,25 @@ def test_only_the_splits_with_images_the_wanted_splits_have_to_be_there(tmp_path
         read_captions(path, tmp_path / "elsewhere")
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "y/" * 5000 + "a.jpg", "a.jpg/b.jpg", "dogs"])
+def test_a_name_that_no_file_has_is_left_out_by_name(tmp_path, images, capsys, name):
+    (images / "a.jpg").touch()
+    (images / "dogs").mkdir()
+    for write in (write_csv, lambda *args: write_karpathy(*args, filepath="z" * 5000)):
+        paths = write(tmp_path, [("a.jpg", "a dog", "train"), (name, "a cat", "train")])
+        assert read_captions(paths, images, max_bad_rows=1)["image"].tolist() == ["a.jpg"]
+        printed = capsys.readouterr().out
+        assert f"no image '{name[:50]}" in printed
+        assert len(printed) < 1000
+
+
+def test_an_image_folder_with_a_name_that_no_folder_has_is_named(tmp_path):
+    paths = write_csv(tmp_path, [("a.jpg", "a dog", "train")])
+    with pytest.raises(UserError, match="no image folder at"):
+        read_captions(paths, tmp_path / ("x" * 300))
+
+
+KEYS = "images annotations id image_id file_name filename split sentences raw cocoid filepath caption".split()
 OUTSIDE = ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg", "C:\\a.jpg", "..\\a.jpg", "\\\\host\\a.jpg"]
 
 
@@ -141,6 +163,53 @@ def test_the_folder_of_an_image_does_not_lead_outside_either(tmp_path, images):
     paths = write_karpathy(tmp_path, [("a.jpg", "a dog", "train")], filepath="..")
     with pytest.raises(UserError, match=r"may lie outside of data\.images"):
         read_captions(paths, images)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=8,
+)
+VALID = {
+    "images": [
+        {"id": 1, "file_name": "a.jpg", "filename": "a.jpg", "split": "val", "sentences": [{"raw": "x"}]}
+    ],
+    "annotations": [{"image_id": 1, "caption": "a dog"}],
+}
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.sampled_from(["images", "annotations"]), st.sampled_from(KEYS), JSON, st.booleans(), st.booleans())
+def test_any_json_gives_a_table_or_one_line(tmp_path_factory, part, key, value, lines, whole):
+    """A valid file in which one value is any other, as one object or as JSON Lines."""
+    content = copy.deepcopy(VALID)
+    content[part][0][key] = value
+    if whole:
+        content[part] = value
+    if lines:
+        content = VALID["annotations"][0] | {"image": "a.jpg", key: value}
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(content))
+    assert_table_or_one_line(path)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.sampled_from(["image,caption,split\na.jpg,x,val\n", "a.jpg#0\ta dog\n", "", "{", "[", '{"image": "']),
+    st.binary(),
+)
+def test_any_bytes_give_a_table_or_one_line(tmp_path_factory, start, rest):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(start.encode() + rest)
+    assert_table_or_one_line(path)
+
+
+def assert_table_or_one_line(path):
+    """Nothing but a UserError is raised, and a table has only valid text."""
+    with contextlib.suppress(UserError):
+        table = read_captions(path, path.parent, 1, ())
+        assert set(table["split"]) <= {"train", "val", "test"}
+        assert all(text.encode() for text in [*table["image"], *table["caption"]])
 
 
 def test_several_files_are_one_table(tmp_path, images):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -76,7 +77,7 @@ def write_coco_file(folder: Path, rows: Rows) -> list[Path]:
 WRITERS = {
     "Karpathy's JSON": write_karpathy,
     "COCO captions": write_coco_file,
-    "COCO captions (the val file is val and test)": write_coco,
+    "COCO captions (split by the names of the files)": write_coco,
     "Hugging Face's metadata.jsonl": write_json_lines,
     "Flickr30k's results.csv": write_results,
     FLICKR30K_TOKEN: write_flickr30k_token,
@@ -103,7 +104,7 @@ def test_every_format_gives_the_same_table(tmp_path, images, capsys, name):
     table = read_captions(WRITERS[name](tmp_path, rows), images, max_bad_rows=0)
     assert list(table[["image", "caption"]].itertuples(index=False, name=None)) == [r[:2] for r in rows]
     splits = [split if name in WITH_SPLITS else split_of(image) for image, _, split in rows]
-    if name == "COCO captions (the val file is val and test)":
+    if name == "COCO captions (split by the names of the files)":
         splits = [split if split == "train" else half_of(image) for image, _, split in rows]
     assert table["split"].tolist() == splits
     printed = capsys.readouterr().out
@@ -175,8 +176,8 @@ def test_json_lines_that_cannot_be_used_are_named_by_their_number(tmp_path, imag
     assert table.to_dict("records") == [{"image": "image_000.jpg", "caption": "a dog", "split": "val"}]
     printed = capsys.readouterr().out
     assert "left out: 3 of " in printed
-    assert "line 3 is not JSON with 'file_name' and 'text'; line 4: 'file_name' and 'text' are not" in printed
-    assert "line 5 is not JSON" in printed
+    assert "line 3.text: field required; line 4.file_name: input should be a valid string" in printed
+    assert "line 5 is not valid JSON" in printed
 
 
 @pytest.mark.parametrize(
@@ -254,9 +255,15 @@ def test_two_predictions_for_an_image_and_rows_of_no_form_are_refused(tmp_path, 
         ('image,caption\na.jpg,x\nb.jpg,"y\n', "line 3: unexpected end of data"),
         ('{"images": [', "not valid JSON"),
         ("[1, 2]", r"columns found: \[1, 2\]\)"),
-        ('{"images": [{"sentences": []}]}', "an entry lacks 'split'"),
         ('{"images": [1]}', r"columns found: images\)"),
-        ('{"images": [1], "annotations": []}', "was read as COCO captions, but an entry lacks"),
+        ('{"images": [{"sentences": []}], "images": []}', "the key 'images' is repeated"),
+        ("[" * 50_000, "not valid JSON .it is nested too deeply"),
+        ("{" * 50_000, "not valid JSON"),
+        ('{"images": ' + "[" * 100_000, "not valid JSON .it is nested too deeply"),
+        ('{"images": ' + "9" * 5_000 + "}", "not valid JSON .*digits"),
+        ("\xff\xfe{\0}\0", "is not text in UTF-8"),
+        ("{\0}\0", "not valid JSON"),
+        ("image,caption\na.jpg," + "x" * 200_000, "line 2: field larger than field limit"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
@@ -266,8 +273,136 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path, content, message):
         [list(source.rows) for source in open_captions([path])]
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with pytest.raises(UserError, match="no captions file at"):
-        open_captions([tmp_path / "none.csv"])
-    with pytest.raises(UserError, match="cannot read"):
-        open_captions([tmp_path])
+def test_what_is_no_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in (
+        (tmp_path / "none.csv", "no captions file at"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe", "is a pipe or a device"),
+        (Path("/dev/zero"), "is a pipe or a device"),
+        (Path("a\0b"), "cannot read"),
+        (tmp_path / ("x" * 300), "cannot read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_captions([path])
+
+
+IMAGE = {"filename": "a.jpg", "split": "train", "sentences": [{"raw": "a dog"}]}
+LONE = "\ud800"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ([IMAGE, 7], "images[1] is not an object"),
+        ([IMAGE, {"sentences": []}], "images[1].filename: field required"),
+        ([IMAGE, {**IMAGE, "filename": None}], "images[1].filename: input should be a valid string"),
+        ([IMAGE, {**IMAGE, "filename": LONE}], "images[1].filename: input should be a valid string"),
+        ([IMAGE, {**IMAGE, "split": 3}], "images[1].split: input should be a valid string"),
+        ([IMAGE, {**IMAGE, "sentences": {}}], "images[1].sentences: input should be a valid list"),
+        ([IMAGE, {**IMAGE, "imgid": float("nan")}], "images[1].imgid: input should be a finite number"),
+        ([IMAGE, {**IMAGE, "cocoid": [1]}], "images[1].cocoid: input should be a valid integer"),
+        ([IMAGE, {**IMAGE, "cocoid": 10**30}], "images[1].cocoid: input should be less than"),
+        ([IMAGE, {**IMAGE, "filepath": 1}], "images[1].filepath: input should be a valid string"),
+        (
+            [IMAGE, {**IMAGE, "sentences": [{"raw": 5}]}],
+            "sentences of 'a.jpg'[0].raw: input should be a valid",
+        ),
+        ([IMAGE, {**IMAGE, "sentences": [{"raw": LONE}]}], "sentences of 'a.jpg'[0].raw: input should be a"),
+        ([IMAGE, {**IMAGE, "sentences": [{}]}], "sentences of 'a.jpg'[0].raw: field required"),
+        ([IMAGE, {**IMAGE, "sentences": [{"raw": None}]}], "'a.jpg' has no caption"),
+    ],
+)
+def test_a_wrong_entry_of_karpathys_json_is_left_out_by_name(tmp_path, capsys, content, problem):
+    (tmp_path / "dataset.json").write_text(json.dumps({"images": content}))
+    table = read_captions(tmp_path / "dataset.json", tmp_path, 1, ())
+    assert table["caption"].tolist() == ["a dog"]
+    assert problem in capsys.readouterr().out
+    with pytest.raises(UserError, match=re.escape(problem)):
+        read_captions(tmp_path / "dataset.json", tmp_path, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("images", "annotations", "problem"),
+    [
+        ([], [7], "annotations[1] is not an object"),
+        ([], [{"image_id": 1}], "annotations[1].caption: field required"),
+        ([], [{"image_id": 1, "caption": 3}], "annotations[1].caption: input should be a valid string"),
+        ([], [{"image_id": 1, "caption": LONE}], "annotations[1].caption: input should be a valid string"),
+        ([], [{"image_id": 1, "caption": None}], "'a.jpg' has no caption"),
+        ([], [{"image_id": [], "caption": "x"}], "annotations[1].image_id: input should be a valid integer"),
+        ([], [{"image_id": 2, "caption": "x"}], "an annotation of image 2, which the file does not list"),
+        ([1], [], "images[1] is not an object"),
+        ([{"id": {}, "file_name": "b.jpg"}], [], "images[1].id: input should be a valid integer"),
+        ([{"id": 2, "file_name": None}], [], "images[1].file_name: input should be a valid string"),
+        ([{"id": 1, "file_name": "b.jpg"}], [], "image 1 is both 'a.jpg' and 'b.jpg'"),
+    ],
+)
+def test_a_wrong_entry_of_cocos_json_is_left_out_by_name(tmp_path, capsys, images, annotations, problem):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}, *images],
+        "annotations": [{"image_id": 1, "caption": "a dog"}, *annotations],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    table = read_captions(tmp_path / "captions.json", tmp_path, 1, ())
+    assert table["caption"].tolist() == ["a dog"]
+    assert problem in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("7", "line 2 is not an object"),
+        ("[" * 100_000, "line 2 is not valid JSON (it is nested too deeply)"),
+        ('{"file_name": "a.jpg", "text": ' + "9" * 5000 + "}", "line 2 is not valid JSON ("),
+        (
+            '{"file_name": "a.jpg", "text": "x", "text": "y"}',
+            "line 2 is not valid JSON (the key 'text' is rep",
+        ),
+        ('{"file_name": "a.jpg", "text": NaN}', "line 2.text: input should be a valid string"),
+        (
+            '{"file_name": "a.jpg", "text": ["x", "\\udfff"], "split": "val"}',
+            "line 2.text: input should be a valid string",
+        ),
+        ('{"file_name": "\\ud800", "text": "x"}', "line 2.file_name: input should be a valid string"),
+        (
+            '{"file_name": "a.jpg", "text": "x", "split": ["val"]}',
+            "line 2.split: input should be a valid str",
+        ),
+        (
+            '{"file_name": "a\\u0000.jpg", "text": "x", "split": "val"}',
+            "the name 'a\\x00.jpg' has control characters",
+        ),
+        (
+            '{"file_name": "a\\u001b[2J.jpg", "text": "x", "split": "val"}',
+            "the name 'a\\x1b[2J.jpg' has control characters",
+        ),
+        (
+            '{"file_name": "a.jpg", "text": "' + "x" * 100_000 + '", "split": "val"}',
+            "a caption of more than 10,000 characters",
+        ),
+    ],
+)
+def test_a_wrong_line_of_json_lines_is_left_out_by_name(tmp_path, capsys, line, problem):
+    first = '{"file_name": "a.jpg", "text": "a dog", "split": "val"}'
+    (tmp_path / "metadata.jsonl").write_text(f"{first}\n{line}\n")
+    table = read_captions(tmp_path / "metadata.jsonl", tmp_path, 1, ())
+    assert table["caption"].tolist() == ["a dog"]
+    printed = capsys.readouterr().out
+    assert problem in printed
+    assert len(printed) < 1000
+
+
+@pytest.mark.parametrize("cell", ["[" * 100_000, '["\\ud800"]', "[" + "9" * 5_000 + "]", "[NaN]"])
+def test_a_cell_of_broken_json_is_one_caption(tmp_path, cell):
+    with open(tmp_path / "captions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("raw", "filename"), (cell, "a.jpg")])
+    [row] = next(iter(open_captions([tmp_path / "captions.csv"]))).rows
+    assert row.caption == cell
+
+
+def test_a_line_of_ten_million_characters_is_a_row_that_is_left_out(tmp_path, capsys):
+    for line in ("b.jpg#0\t" + "x" * 10**7, "x" * 10**7):
+        (tmp_path / "captions.token").write_text(f"a.jpg#0\ta dog\n{line}\n")
+        assert len(read_captions(tmp_path / "captions.token", tmp_path, 1, ())) == 1
+        assert "left out: 1 of 2 rows" in capsys.readouterr().out

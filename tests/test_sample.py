@@ -1,5 +1,6 @@
 """The built-in sample: the same files everywhere, captions that are right, splits that do not overlap."""
 
+import contextlib
 import csv
 import io
 import os
@@ -9,12 +10,14 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from data import sample
+from data.png import encode_png
 from data.sample import (
     COLOURS,
     PLACES,
@@ -22,9 +25,9 @@ from data.sample import (
     Group,
     Scene,
     describe,
+    draw_if_missing,
     draw_sample,
     draw_scene,
-    encode_png,
     invent_scenes,
 )
 from utils import UserError
@@ -224,6 +227,64 @@ def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "encode_png", interrupt)
     with pytest.raises(KeyboardInterrupt):
         draw_sample(tmp_path / "sample", scenes=12)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def few_scenes(monkeypatch, tmp_path):
+    """The current folder is empty, and the built-in sample has 12 scenes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draw_sample, "__defaults__", (12, 0))
+
+
+def test_the_sample_is_drawn_once_and_only_for_its_own_captions_file(few_scenes):
+    for other in ("archive/captions.csv", "archive/sample/other.csv"):
+        draw_if_missing([Path(other)])
+    assert not Path("archive").exists()
+    draw_if_missing([Path("archive/sample/captions.csv")])
+    drawn = contents(Path("archive/sample"))
+    assert len(drawn) == 13
+    Path("archive/sample/captions.csv").write_text("mine")
+    draw_if_missing([Path("archive/sample/captions.csv")])
+    assert contents(Path("archive/sample")) == {**drawn, "captions.csv": b"mine"}
+
+
+def test_a_folder_of_the_user_is_not_taken_for_the_sample(few_scenes):
+    Path("archive/sample/images").mkdir(parents=True)
+    Path("archive/sample/images/scene_0001.png").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        draw_if_missing([Path("archive/sample/captions.csv")])
+    assert contents(Path("archive/sample")) == {"images/scene_0001.png": b"mine"}
+
+
+def test_what_a_killed_drawing_left_is_removed_and_not_taken_as_complete(few_scenes, monkeypatch):
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(sample, "encode_png", lambda image: os._exit(9))
+        draw_if_missing([Path("archive/sample/captions.csv")])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not Path("archive/sample").exists()
+    assert len(list(Path("archive").glob(".sample-*"))) == 1
+    draw_if_missing([Path("archive/sample/captions.csv")])
+    assert len(contents(Path("archive/sample"))) == 13
+    assert not list(Path("archive").glob(".sample-*"))
+
+
+def test_a_drawing_waits_for_another_one_and_finds_what_it_drew(few_scenes, monkeypatch):
+    @contextlib.contextmanager
+    def locked(path, busy, wait):
+        assert wait
+        draw_sample(Path("archive/sample"))  # by the process that had the lock before
+        yield
+
+    monkeypatch.setattr(sample, "locked", locked)
+    draw_if_missing([Path("archive/sample/captions.csv")])
+    assert len(contents(Path("archive/sample"))) == 13
+
+
+def test_a_disk_that_cannot_hold_the_sample_is_named_before_it_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("files.shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match="not enough space for the sample dataset"):
+        draw_sample(tmp_path / "sample")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,12 +1,15 @@
 """Splits of images whose captions file has none: by lists, or by a hash of the name."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from config_reading import make_config
 from data.captions import read_captions, read_table
-from data.splits import half_of, is_flickr8k, split_of
+from data.splits import half_of, is_flickr8k, split_of, splits_by_name
 from tests.helpers import write_csv, write_karpathy, write_lists, write_token
 from utils import UserError
 
@@ -104,6 +107,64 @@ def test_a_bad_row_does_not_make_a_file_with_splits_one_without(tmp_path, capsys
     table = read_captions(tmp_path / "captions.csv", tmp_path, 1, ())
     assert table["split"].tolist() == ["val"]
     assert "(split" not in capsys.readouterr().out
+
+
+def test_the_message_says_by_hash_only_if_rows_that_are_used_were_split_by_hash(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("image,caption,split\na.jpg,a dog,val\n")
+    (tmp_path / "b.csv").write_text("image,caption\nb.jpg,\n")
+    read_captions([tmp_path / "a.csv", tmp_path / "b.csv"], tmp_path, 1, ())
+    assert "(split" not in capsys.readouterr().out
+
+
+def test_an_image_in_two_lists_and_a_list_in_another_encoding_are_refused(tmp_path, lists):
+    (tmp_path / "captions.txt").write_text(CSV)
+    with open(lists / "Flickr_8k.testImages.txt", "a") as file:
+        file.write("b.jpg\n")
+    with pytest.raises(UserError, match=r"have 'b\.jpg' in train and in test"):
+        splits([tmp_path / "captions.txt"], lists=lists)
+    (lists / "Flickr_8k.devImages.txt").write_bytes("größe.jpg".encode("latin-1"))
+    with pytest.raises(UserError, match=r"cannot read the list .*devImages\.txt .*UTF-8"):
+        splits([tmp_path / "captions.txt"], lists=lists)
+
+
+def test_empty_lines_of_lists_name_no_image(tmp_path, lists):
+    (lists / "Flickr_8k.testImages.txt").write_text("\n\n")
+    (lists / "captions.csv").write_text("image,caption\nother.jpg,a dog\n,a row without an image\n")
+    table = read_captions(lists / "captions.csv", lists, 1, ())
+    assert table["image"].tolist() == ["other.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["captions_train2014", "captions_val2014"], [("train",), ("val", "test")]),
+        (["val", "TRAIN"], [("val", "test"), ("train",)]),
+        (["train", "val", "test"], [("train",), ("val",), ("test",)]),
+        (["train2014", "train2017", "val"], [("train",), ("train",), ("val", "test")]),
+        (["train", "test"], [("train",), ("test",)]),
+        (["train", "val", "more"], [("train",), ("val", "test"), ()]),
+        (["captions_trainval2014"], [()]),
+        (["captions_trainval2014", "captions_val2014"], [(), ()]),
+        (["train_val", "val"], [(), ()]),
+        (["training", "values"], [(), ()]),
+        (["captions_train2014"], [()]),
+    ],
+)
+def test_splits_are_told_by_whole_words_in_the_names_of_files(names, expected):
+    assert splits_by_name([Path(f"{name}.json") for name in names]) == expected
+
+
+def test_the_images_of_a_test_file_are_the_test_split_and_val_stays_val(tmp_path, capsys):
+    for split in ("train", "val", "test"):
+        images = [{"id": i, "file_name": f"{split}{i}.jpg"} for i in range(20)]
+        annotations = [{"image_id": i, "caption": "a dog"} for i in range(20)]
+        content = {"images": images, "annotations": annotations}
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    paths = [tmp_path / f"{split}.json" for split in ("train", "val", "test")]
+    assert all(image.startswith(split) for image, split in splits(paths).items())
+    assert (
+        "(split by the names of the files); 60 images (train 20, val 20, test 20)" in capsys.readouterr().out
+    )
 
 
 def flickr8k_names(count: int) -> list[str]:
