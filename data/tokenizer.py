@@ -63,8 +63,8 @@ class _PTBTokenizer(NLTKWordTokenizer):
 
     STARTING_QUOTES: ClassVar = [
         *_rules(
-            # Emoji and control characters belong to no token.
-            (r"(?!\w)[\x00-\x1f\x7f\u200b-\u200f\ue000-\uffff\U00010000-\U0010ffff]", " "),
+            # Emoji, control characters and halves of surrogate pairs belong to no token.
+            (r"(?!\w)[\x00-\x1f\x7f-\x9f\u200b-\u200f\ud800-\uffff\U00010000-\U0010ffff]", " "),
             # i'd've, he's-she's: nltk splits a clitic off only if a space follows.
             (rf"('{_CLITIC}|n't{_END})", r"\1 "),
             (_WHOLE, lambda match: f" {match[0].translate(_HIDE)} "),
@@ -124,7 +124,8 @@ _REMOVED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", 
 
 
 def tokenize(caption: str) -> list[str]:
-    """The tokens of a caption: lower case, no punctuation; none is empty or contains a space.
+    """The tokens of a caption: lower case, no punctuation; none is empty or contains a space or a
+    control character. The time grows linearly with the length of the caption.
 
     Not covered: addresses, telephone numbers, smileys and markup, for which the Java program has special
     rules, and the full stop after a single letter at the end ("plan B."), for which its result depends on

@@ -1,38 +1,71 @@
 """Words and their indices."""
 
+import codecs
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pandas as pd
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from config import DataConfig
 from data.tokenizer import tokenize
-from files import replacing
-from utils import EOS, PAD, SOS, UNK, UserError
+from files import require_regular, write_text
+from utils import CONTROL, EOS, PAD, SOS, UNK, UserError
 
 SPECIAL = ("<pad>", "<sos>", "<eos>", "<unk>")
+_LARGEST = 1 << 28  # bytes of a vocabulary file; 256 MB are some ten million words
+
+
+def check_words(words: Sequence[str]) -> list[str]:
+    """The words of a vocabulary as a list; raises ValueError, which says why, if they cannot be one.
+
+    They begin with the special tokens. Each is a string that occurs once, is not empty, and has no control
+    characters, which a terminal would obey.
+    """
+    if tuple(words[: len(SPECIAL)]) != SPECIAL:
+        raise ValueError(f"a vocabulary begins with {' '.join(SPECIAL)}")
+    seen = set()
+    for i, word in enumerate(words):
+        if not isinstance(word, str) or not word:
+            raise ValueError(f"word {i} is empty or not a text")
+        if word in seen:
+            raise ValueError(f"word {i}, {word!r}, is there twice")
+        _printable(word)
+        seen.add(word)
+    return list(words)
+
+
+def _printable(text: str) -> str:
+    if CONTROL.search(text):
+        raise ValueError(f"{text!r} has control characters")
+    return text
 
 
 class BuiltFrom(NamedTuple):
     """What the words of a vocabulary were chosen from."""
 
-    captions: list[str]  # names of the captions files, for messages
+    captions: list[Annotated[str, AfterValidator(_printable)]]  # names of the captions files, for messages
     digest: str  # of the word counts of the training captions; covers files, splits and tokenizer
-    min_freq: int
+    min_freq: Annotated[int, Field(ge=1)]
+
+
+class _Content(BaseModel):
+    """The content of a vocabulary file."""
+
+    words: Annotated[list[str], AfterValidator(check_words)]
+    built_from: BuiltFrom | None = None
 
 
 class Vocabulary:
     """The words of a model, with indices in [0, len). The four special tokens come first."""
 
     def __init__(self, words: Sequence[str], built_from: BuiltFrom | None = None):
-        """`words`: all tokens in index order; raises ValueError if the special tokens are not first."""
-        if tuple(words[:4]) != SPECIAL or len(set(words)) != len(words):
-            raise ValueError(f"a vocabulary begins with {' '.join(SPECIAL)} and holds each word once")
-        self.words = list(words)
+        """`words`: all tokens in index order; raises ValueError as `check_words`."""
+        self.words = check_words(words)
         self.index = {word: i for i, word in enumerate(self.words)}
         self.built_from = built_from
 
@@ -76,27 +109,38 @@ class Vocabulary:
         counts = count_words(captions)
         return sum(n for word, n in counts.items() if word in self.index) / max(counts.total(), 1)
 
-    def save(self, path: Path) -> None:
-        """Write the words and, if known, what they were built from as JSON."""
+    def as_json(self) -> str:
+        """The words and, if known, what they were built from."""
         content: dict[str, Any] = {"words": self.words}
         if self.built_from:
             content = {"built_from": self.built_from._asdict(), **content}
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=0), "utf-8")
+        return json.dumps(content, ensure_ascii=False, indent=0)
+
+    def save(self, path: Path) -> None:
+        """Write `as_json` to a file."""
+        write_text(path, self.as_json())
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         """Read what `save` wrote; raises UserError if there is no vocabulary at `path`."""
+        require_regular(path)
         try:
-            content = json.loads(path.read_text("utf-8"))
-            record = content.get("built_from")
-            return cls(content["words"], BuiltFrom(**record) if record else None)
+            if path.stat().st_size > _LARGEST:
+                raise UserError(f"{path} is too large for a vocabulary; delete it")
+            content = _Content.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
         except FileNotFoundError:
             raise UserError(f"no vocabulary at {path}; write one with build_vocab.py") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise UserError(f"cannot read the vocabulary {path} ({error.strerror})") from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"{path} is not a vocabulary ({error}); delete it or write a new one with build_vocab.py"
+                f"{path} is not a vocabulary ({where}{': ' * bool(where)}"
+                f"{first['msg'].removeprefix('Value error, ')}); delete it or write a new one with "
+                "build_vocab.py"
             ) from None
+        return cls(content.words, content.built_from)
 
 
 def find_vocabulary(data: DataConfig, table: pd.DataFrame) -> Vocabulary:

@@ -10,6 +10,7 @@ from nltk.tokenize.destructive import MacIntyreContractions, NLTKWordTokenizer
 from benchmarks import tokenizer_agreement
 from benchmarks.tokenizer_agreement import java_tokens
 from data.tokenizer import split, tokenize
+from utils import CONTROL
 
 # A caption, and below it the tokens that the Java program answered; () where there is none.
 _LINES = r"""
@@ -218,13 +219,28 @@ def test_what_cannot_be_seen_leaves_no_trace():
     ]
 
 
+ANY_CHARACTER = st.characters(exclude_categories=[])  # halves of surrogate pairs as well
+
+
 @settings(deadline=None, derandomize=True)  # the same on every machine
-@given(st.text())
-def test_tokens_of_any_text_are_lower_case_and_free_of_spaces(text):
+@given(st.text(ANY_CHARACTER))
+def test_tokens_of_any_text_are_lower_case_and_free_of_spaces_and_control_characters(text):
     for token in tokenize(text):
         assert token
         assert token == token.lower()
         assert token.split() == [token]
+        assert not CONTROL.search(token)
+
+
+@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, 0xD800, 0xDFFF])
+def test_a_control_character_separates_words_and_is_in_none(code):
+    assert tokenize(f"a{chr(code)}dog. {chr(code)}[2J") == ["a", "dog", "-lsb-", "2j"]
+
+
+@settings(deadline=10_000, derandomize=True, max_examples=25)  # milliseconds: catastrophic is another word
+@given(st.text(ANY_CHARACTER, max_size=3), st.text(ANY_CHARACTER, min_size=1, max_size=3))
+def test_a_long_text_takes_a_time_that_grows_with_its_length(start, unit):
+    tokenize(start + unit * (10_000 // len(unit)) + "!")
 
 
 CHUNKS = st.sampled_from(
@@ -263,7 +279,7 @@ def test_tokens_joined_by_spaces_are_the_same_tokens_again(pieces):
     "unit", ["a", "कि", "&eacute;", "a.", "a-", "1,", "<a ", "<a b=c ", "a@", "n't", "1 "]
 )
 def test_a_long_repetition_takes_no_exponential_time(unit):
-    tokenize(unit * 200)  # it returns: that is all
+    tokenize(unit * 2000)  # it returns: that is all
 
 
 def test_the_agreement_script_names_what_is_missing(monkeypatch, tmp_path, capsys):
