@@ -1,17 +1,39 @@
 """Image file -> tensor: the only place where pixels are prepared, for training and inference alike."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil, isfinite, sqrt
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
+import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torchvision.models import get_model_weights
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from config import EncoderConfig
+
+# Pixels. A larger image is reduced by a whole factor to no more than this, so that an RGB copy of it takes a
+# hundred megabytes at most. That is still several times what an encoder sees.
+LARGE = 25_000_000
+_BAND = 1 << 20  # pixels that are converted at once when an image is reduced
+_TURNS: dict[int | None, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow warns of large images and of odd details in files. Users can do nothing about either.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -74,24 +96,106 @@ def transform_for(encoder: EncoderConfig) -> ImageTransform:
     return ImageTransform(encoder.image_size or preset.crop_size[0], tuple(preset.mean), tuple(preset.std))
 
 
-def read_image(path: str | Path | IO[bytes]) -> Image.Image:
-    """A file as an upright RGB image (EXIF orientation applied, transparency on white).
+def read_image(source: str | Path | IO[bytes], limit: int | None = None) -> Image.Image:
+    """A file as `upright_rgb` shows it. Everything that looks at an image file reads it with this function.
+
+    A JPEG file of more than `limit` pixels (LARGE if None) is decoded at a reduced scale.
 
     Raises:
-        OSError: the file is missing or is not an image that Pillow can read.
+        OSError: the file is missing, or is not a regular file (a FIFO would be waited for), or is not an
+            image that Pillow can read.
     """
-    try:
-        with Image.open(path) as image:
-            return upright_rgb(image)
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow raises these for a broken file.
-        raise OSError(f"{path}: {error}") from None
+    limit = limit or LARGE
+    with _broken_is_os_error(source):
+        if isinstance(source, str | bytes | os.PathLike) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise OSError(f"{source} is not a regular file")
+        with Image.open(source) as image:
+            if image.format == "EPS":  # whatever the name of the file
+                raise OSError("it is an EPS file, a program, for which Pillow would run Ghostscript")
+            factor = _reduction(image, limit)
+            if factor > 1:
+                image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
+            return _upright_rgb(image, limit)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """`image` as viewers show it: RGB, rotated according to its EXIF orientation, transparency on white."""
-    image = ImageOps.exif_transpose(image)
+    """`image` as viewers show it: RGB, rotated according to its EXIF orientation, transparency on white.
+
+    16-bit grey is scaled to 8 bits, and so are other numbers, from the smallest to the largest of the image.
+    An image of more than LARGE pixels is reduced by a whole factor. Raises OSError if it cannot be decoded.
+    """
+    with _broken_is_os_error("the image"):
+        return _upright_rgb(image, LARGE)
+
+
+@contextlib.contextmanager
+def _broken_is_os_error(source: object) -> Iterator[None]:
+    """Pillow may raise anything for a broken file. The error becomes an OSError that says what it was."""
+    try:
+        yield
+    except OSError:
+        raise  # a message for people
+    except Exception as error:
+        name = source if isinstance(source, str | Path) else getattr(source, "name", "the image")
+        raise OSError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _upright_rgb(image: Image.Image, limit: int) -> Image.Image:
+    image.load()  # first, because some formats have their EXIF data after the pixels
+    if not (image.width and image.height):
+        raise OSError("it has no pixels")
+    factor = _reduction(image, limit)
+    to_rgb = _to_rgb(image)
+    if factor == 1:
+        upright = to_rgb(image)
+    else:
+        # By bands, because the conversions need several times the memory of what they convert.
+        upright = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+        rows = factor * max(1, _BAND // (image.width * factor))
+        for top in range(0, image.height, rows):
+            band = image.crop((0, top, image.width, min(top + rows, image.height)))
+            upright.paste(to_rgb(band).reduce(factor), (0, top // factor))
+    turn = _turn(image)
+    if turn is not None:
+        upright = upright.transpose(turn)
+    upright.info = {}  # the orientation would turn the image again
+    return upright
+
+
+def _reduction(image: Image.Image, limit: int) -> int:
+    """The smallest whole factor that leaves at most `limit` pixels of the image."""
+    return ceil(sqrt(max(1, image.width * image.height / limit)))
+
+
+def _to_rgb(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """The conversion of (any part of) the image to RGB."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return lambda part: _scaled(part, 0, 65535)
+    if image.mode in ("I", "F"):
+        low, high = cast(tuple[float, float], image.getextrema())
+        return lambda part: _scaled(part, low, high)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        return _on_white
+    return lambda part: part.convert("RGB")
+
+
+def _scaled(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Numbers as grey values, of which `low` is black and `high` is white."""
+    numbers = np.asarray(image, np.float64)
+    if not (isfinite(low) and isfinite(high) and np.isfinite(numbers).all()):
+        raise OSError("it has pixels that are not finite numbers")
+    grey = (numbers - low) * (255 / ((high - low) or 1)) + 0.5
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How to turn the image upright, by its EXIF orientation alone; damaged EXIF data are ignored."""
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow may raise anything, and the pixels are still as good as before
+        return None

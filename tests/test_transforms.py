@@ -1,11 +1,23 @@
 """Image files -> tensors, one way for everything."""
 
+import contextlib
+import io
+import multiprocessing
+import os
+import runpy
+import struct
+import sys
+import warnings
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from config import EncoderConfig
-from data.transforms import ImageTransform, augment, read_image, transform_for
+from data.transforms import ImageTransform, augment, read_image, transform_for, upright_rgb
+from tests.script_helpers import ROOT
 
 PLAIN = ImageTransform(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -116,3 +128,231 @@ def test_fine_patterns_are_averaged_when_an_image_is_scaled_down():
 def test_a_transform_survives_the_checkpoint():
     transform = transform_for(EncoderConfig(name="mobilenet_v2"))
     assert ImageTransform.from_dict(transform.as_dict()) == transform
+
+
+# --- files from anywhere ---
+
+
+def exif_with_orientation(value: bytes, kind: int = 3) -> bytes:
+    """An EXIF block whose only entry is the orientation, written as it is, of this type of TIFF."""
+    entry = struct.pack("<HHI", 0x0112, kind, 1) + value.ljust(4, b"\0")
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
+def saved(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize(
+    "exif",
+    [
+        exif_with_orientation(b"\6\0")[:-9],  # cut off
+        exif_with_orientation(b"\xff\xff\xff\xff", kind=5),  # a fraction far outside of the file
+        exif_with_orientation(b"\6\0", kind=2),  # text
+        b"Exif\0\0garbage",
+        exif_with_orientation(b"\x63\0"),  # there are only 8 orientations
+    ],
+)
+def test_damaged_exif_is_ignored(tmp_path, exif):
+    (tmp_path / "a.jpg").write_bytes(saved(Image.new("RGB", (20, 10), "red"), "JPEG", exif=exif))
+    assert read_image(tmp_path / "a.jpg").size == (20, 10)
+
+
+@pytest.mark.parametrize("error", [struct.error, TypeError, ZeroDivisionError, KeyError, EOFError])
+def test_exif_that_pillow_cannot_read_is_ignored(monkeypatch, error):
+    def fail(*_):
+        raise error("odd EXIF")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert upright_rgb(Image.new("L", (20, 10))).size == (20, 10)
+
+
+def test_an_image_is_turned_once(tmp_path):
+    lying = saved(Image.new("RGB", (20, 10)), "JPEG", exif=exif_with_orientation(b"\6\0"))
+    upright = read_image(io.BytesIO(lying))
+    assert upright.size == (10, 20)
+    assert upright_rgb(upright).size == (10, 20)
+
+
+@pytest.mark.parametrize("error", [struct.error, TypeError, ZeroDivisionError, MemoryError, OverflowError])
+def test_whatever_pillow_raises_for_a_file_is_an_os_error_that_names_it(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error("odd tiles")
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(OSError, match=rf"a\.png: {error.__name__}: odd tiles"):
+        read_image(tmp_path / "a.png")
+
+
+IMAGES = {
+    "JPEG": saved(Image.linear_gradient("L").convert("RGB"), "JPEG", exif=exif_with_orientation(b"\6\0")),
+    "PNG": saved(Image.linear_gradient("L").convert("RGBA"), "PNG", exif=exif_with_orientation(b"\3\0")),
+    "GIF": saved(Image.linear_gradient("L").convert("P"), "GIF"),
+    "TIFF": saved(Image.linear_gradient("L").convert("F"), "TIFF"),
+    "BMP": saved(Image.linear_gradient("L"), "BMP"),
+    "WEBP": saved(Image.linear_gradient("L").convert("RGB"), "WEBP"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@settings(max_examples=300, deadline=None)
+@given(
+    format=st.sampled_from(sorted(IMAGES)),
+    changes=st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=4)), max_size=6),
+    end=st.sampled_from([0.2, 0.9, 1, 1, 1]),  # mostly whole: a half image is only one kind of broken
+)
+def test_a_broken_image_is_an_image_or_an_os_error(format, changes, end):
+    content = bytearray(IMAGES[format])
+    for at, new in changes:
+        content[at : at + len(new)] = new
+    with contextlib.suppress(OSError):
+        assert read_image(io.BytesIO(content[: round(end * len(content))])).mode == "RGB"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_only_regular_files_are_opened(tmp_path):
+    """A FIFO without a writer would wait for ever, /dev/zero would never end."""
+    os.mkfifo(tmp_path / "a.jpg")
+    for path in (tmp_path / "a.jpg", tmp_path, "/dev/zero"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_image(path)
+
+
+def test_no_program_is_run_for_an_image(tmp_path, monkeypatch):
+    """A PostScript file is a program, and Pillow recognises it by its content."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: Image.new("RGB", (4, 4)).im)
+    (tmp_path / "a.jpg").write_bytes(saved(Image.new("RGB", (4, 4)), "EPS"))
+    with pytest.raises(OSError, match="EPS file"):
+        read_image(tmp_path / "a.jpg")
+
+
+# --- pixels mean what they show ---
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_has_its_own_brightness(tmp_path, format):
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    image = read_image(io.BytesIO(saved(Image.fromarray(values), format)))
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    "values", [[-100, 0, 100, 155], [-1.0, -0.5, 0.0, 0.275], [1e30, 2e30, 3e30, 3.55e30]]
+)
+def test_other_numbers_are_scaled_from_the_smallest_to_the_largest(values):
+    array = np.array([values], np.int32 if isinstance(values[0], int) else np.float32)
+    image = read_image(io.BytesIO(saved(Image.fromarray(array), "TIFF")))
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 100, 200, 255]
+
+
+def test_a_constant_image_of_numbers_is_black():
+    assert upright_rgb(Image.new("F", (2, 2), 7.5)).getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 3])
+def test_numbers_that_are_not_finite_are_an_error(odd, at):
+    values = np.zeros((1, 5), np.float32)
+    values[0, at] = odd
+    with pytest.raises(OSError, match="not finite"):
+        upright_rgb(Image.fromarray(values))
+
+
+# --- large images ---
+
+
+def small_limit(monkeypatch, pixels: int) -> None:
+    monkeypatch.setattr("data.transforms.LARGE", pixels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "L", "CMYK", "1", "I;16", "F"])
+def test_a_large_image_is_reduced_by_a_whole_factor_and_looks_the_same(mode, monkeypatch):
+    gradient = Image.linear_gradient("L").resize((600, 400))
+    grey = gradient.convert("F") if mode == "F" else gradient
+    if mode == "I;16":
+        grey = Image.fromarray(np.asarray(gradient).astype(np.uint16) * 257)
+    image = grey if mode == "I;16" else grey.convert(mode)
+    whole = upright_rgb(image)
+    small_limit(monkeypatch, 600 * 400 // 6)  # a factor of 2 is not enough
+    reduced = upright_rgb(image)
+    assert reduced.size == (200, 134)
+    expected = whole.reduce(3)
+    assert np.abs(np.asarray(reduced, int) - np.asarray(expected, int)).max() <= 1
+
+
+def test_an_image_at_the_limit_is_not_changed(monkeypatch):
+    image = Image.effect_noise((60, 40), 90).convert("RGB")
+    small_limit(monkeypatch, 60 * 40)
+    assert upright_rgb(image) == image
+
+
+def test_a_large_jpeg_is_decoded_at_a_smaller_size(monkeypatch):
+    """Its pixels are never in memory all together."""
+    content = saved(Image.linear_gradient("L").resize((800, 640)), "JPEG")
+    small_limit(monkeypatch, 200 * 160)
+    assert read_image(io.BytesIO(content)).size == (200, 160)
+    decoded, convert = [], Image.Image.convert
+
+    def watched(image, *arguments, **options):
+        decoded.append(image.size)
+        return convert(image, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "convert", watched)
+    read_image(io.BytesIO(content))
+    assert decoded == [(200, 160)]
+
+
+def test_a_large_image_is_turned_too(monkeypatch):
+    small_limit(monkeypatch, 50)
+    lying = saved(Image.new("RGB", (20, 10)), "PNG", exif=exif_with_orientation(b"\6\0"))
+    assert read_image(io.BytesIO(lying)).size == (5, 10)
+
+
+@pytest.mark.parametrize("size", [(65536, 2), (2, 65536), (1, 1), (300_000, 1)])
+def test_images_of_any_shape_are_prepared(size):
+    assert PLAIN(upright_rgb(Image.new("RGB", size, "white"))).shape == (3, 8, 8)
+
+
+def _extra_memory(path, answer) -> None:
+    import resource  # Unix alone has it
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size = read_image(path).size
+    answer.put((size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measures memory as Linux does")
+def test_the_pixels_of_a_huge_image_are_not_copied(tmp_path):
+    """Pillow holds the 64 million 1-bit pixels in 64 MB. As RGB they would have 256 MB."""
+    Image.new("1", (8000, 8000)).save(tmp_path / "a.png")
+    processes = multiprocessing.get_context("fork")
+    answer = processes.SimpleQueue()
+    process = processes.Process(target=_extra_memory, args=(tmp_path / "a.png", answer))
+    process.start()
+    size, megabytes = answer.get()
+    process.join()
+    assert size == (4000, 4000)
+    assert megabytes < 64 + 4 * 16 + 60
+
+
+def test_pillow_s_warnings_are_not_shown(monkeypatch):
+    content = saved(Image.new("1", (100, 100)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6_000)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.resetwarnings()
+        read_image(io.BytesIO(content))
+        assert len(seen) == 1  # pytest has removed the filter
+        module = runpy.run_path(str(ROOT / "data" / "transforms.py"))
+        module["read_image"](io.BytesIO(content))
+    assert len(seen) == 1
+
+
+def test_an_image_bomb_is_an_error(monkeypatch):
+    content = saved(Image.new("1", (200, 200)), "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(OSError, match="DecompressionBombError"):
+        read_image(io.BytesIO(content))
