@@ -36,7 +36,8 @@ from config import Config
 from config_reading import make_config
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, make_loader, training_batches
-from data.features import Entry, View, fingerprint, read_index, write_index
+from data.feature_index import StoreWriter, View, checksum, read_index
+from data.features import fingerprint
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from training.datasets import compute_features
@@ -104,15 +105,16 @@ def generate(folder: Path, num_images: int) -> None:
 
 def generate_features(config: Config) -> None:
     """Fill the feature store: compute one image, then extend the index and the file to all images."""
-    table = read_captions(config.data.captions, config.data.images)
+    table, zeros = read_captions(config.data.captions, config.data.images), np.zeros(GRID, np.float16)
     cached_features(config, table.head(1))
     [store] = config.features.folder.iterdir()
     index = read_index(store)
-    [(_, kind)] = index.entries
-    for row, name in enumerate(table["image"].unique()):
-        index.entries[View(name, kind)] = Entry(row, fingerprint(config.data.images / name))
-    write_index(store, index)
-    os.truncate(store / "grids.f16", len(index.entries) * int(np.prod(GRID)) * 2)
+    [(done, kind)] = index.rows
+    names = [name for name in table["image"].unique() if name != done]
+    with StoreWriter(store, index, len(names)) as writer:
+        for name in names:
+            writer.name(View(name, kind), fingerprint(config.data.images / name), checksum(name, zeros))
+    os.truncate(store / "grids.f16", len(index.rows) * zeros.nbytes)
 
 
 def cached_features(config: Config, table):

@@ -17,13 +17,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from startup import run_script
+
 from compute import Compute
 from config import EncoderConfig
 from config_reading import make_config
 from data.features import FeatureStore
-from data.transforms import read_image, transform_for
+from data.loading import read_listed_image
+from data.transforms import transform_for
 from models.encoder import EncoderCNN
-from utils import UserError, run_script
+from utils import UserError
 
 BATCH = 32
 
@@ -78,7 +81,7 @@ def main() -> int:
         store.grids(dict.fromkeys(names, 1))
         return len(names) / (time.perf_counter() - began)
 
-    pixels = torch.stack([transform.pixels(read_image(path)) for path in paths[:BATCH]])
+    pixels = torch.stack([transform.pixels(read_listed_image(path)) for path in paths[:BATCH]])
     batch = transform.normalise(pixels.to(compute.device))
     backbone_alone(batch)  # to warm up
     alone, whole = [], []

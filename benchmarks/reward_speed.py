@@ -13,15 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from startup import run_script
+
 from captioning import Captioner
 from compute import seed_everything
 from data.captions import read_table
 from data.dataset import make_loader, training_batches
-from files import newest_checkpoint
+from models.checkpoint import find_checkpoint
 from training.datasets import make_datasets
 from training.objectives import OBJECTIVES
 from training.trainer import Trainer
-from utils import run_script
 
 
 class Timed:
@@ -39,13 +40,13 @@ class Timed:
 
 def main() -> None:
     args = parse_arguments()
-    checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
+    checkpoint = find_checkpoint(args.checkpoint)
     overrides = [f"train.objective={args.objective}", f"train.init_from={checkpoint}"]
     captioner = Captioner.load(checkpoint, [*args.overrides, *overrides])
     config, data = captioner.config, captioner.config.data
     seed_everything(config.run.seed)
     table = read_table(data)
-    [dataset] = make_datasets(captioner, table, ["train"])
+    [dataset] = make_datasets(captioner, table, ["train"], training=True)
 
     began = time.perf_counter()
     objective = OBJECTIVES[args.objective](captioner.model, config, captioner.compute, dataset)

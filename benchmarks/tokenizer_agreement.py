@@ -17,9 +17,11 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from startup import run_script
+
 from data.tokenizer import tokenize
 from metrics.meteor import find_java
-from utils import UserError, run_script
+from utils import UserError
 
 _JAR = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
 _CLASS = "edu.stanford.nlp.process.PTBTokenizer"

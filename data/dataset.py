@@ -1,9 +1,8 @@
 """The captions table as a PyTorch dataset of images with their captions, and batches of them."""
 
 import random
-import signal
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from compute import Compute
 from data.features import FeatureGrids
-from data.transforms import ImageTransform, augment, read_image
+from data.loading import load, read_listed_image
+from data.transforms import ImageTransform, augment
 from data.vocab import Vocabulary
 from utils import PAD, UserError
 
@@ -107,12 +107,7 @@ class Flickr8kDataset(Dataset):
         name = self.names[i]
         if self.features is not None:
             return self.features.grid(name, seed)
-        try:
-            image = read_image(self.image_folder / name)
-        except OSError as error:
-            raise UserError(
-                f"{self.image_folder / name} cannot be read ({error}); replace it or remove its captions"
-            ) from None
+        image = read_listed_image(self.image_folder / name)
         if self.augment:
             image = augment(image, self.augment, seed)
         return self.transform(image)
@@ -143,22 +138,10 @@ def ordered_batches(num_images: int, batch_size: int) -> list[list[Draw]]:
     return [draws[at : at + batch_size] for at in range(0, num_images, batch_size)]
 
 
-def _leave_signals_to_parent(_worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach all processes: the parent has to finish its step first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
 def make_loader(
     dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, compute: Compute
-) -> DataLoader:
-    """The `batches` of `dataset`, in this order. Cached features are read without workers."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=0 if dataset.features is not None else workers,
-        pin_memory=compute.pins_memory,
-        worker_init_fn=_leave_signals_to_parent,
-        generator=torch.Generator(),  # leaves torch's global generator, which a resume restores, unchanged
-    )
+) -> Iterator[Batch]:
+    """The `batches` of `dataset`, in this order; see `load`. Cached features are read without workers."""
+    if dataset.features is not None:
+        workers = 0
+    return load(dataset, batches, collate, workers, compute.pins_memory)

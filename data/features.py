@@ -1,60 +1,45 @@
-"""The features of a frozen encoder, computed once per image and kept in a file.
+"""The features of a frozen encoder, computed once per image and kept in a store.
 
-A store is a folder with two files. Rows are only appended to `grids.f16`; `index.json` records the image of
-each row, and the size and times of the image file when the row was computed. The name of the folder is a
-digest of everything else that the features depend on: the encoder's weights, the transform, the precision.
+A store is a folder; data/feature_index.py describes its files. The name of the folder is a digest of all that
+the features depend on but the images: the encoder's weights, the transform, the precision.
 """
 
-import contextlib
 import hashlib
 import json
+import os
+from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from data.transforms import ImageTransform, augment, read_image
-from files import replacing
+from data.feature_index import (
+    DamagedStore,
+    Fingerprint,
+    Index,
+    StoreWriter,
+    View,
+    checksum,
+    explained,
+    read_index,
+    set_aside,
+    whole_index,
+)
+from data.loading import load, read_listed_image
+from data.transforms import ImageTransform, augment
+from files import locked, write_text
 from progress import Progress
 from utils import UserError
 
 _PLAIN = "plain"
-_SAVE_EVERY = 64  # batches after which the index is written; an interrupted pass continues from there
-
-
-class View(NamedTuple):
-    """An image without changes, or one of its augmented versions."""
-
-    image_name: str
-    kind: str  # "plain", or the changes and a number, such as "crop+flip/1"
-
-
-class Fingerprint(NamedTuple):
-    """Size and times of a file, which change with its content (ctime even if a copy keeps the date)."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
-class Entry(NamedTuple):
-    """The row of a view, and the fingerprint of its image when the features were computed."""
-
-    row: int
-    fingerprint: Fingerprint
-
-
-@dataclass
-class Index:
-    """The rows of a store."""
-
-    shape: tuple[int, ...]  # (L, C) of a row; () if there are no rows yet
-    entries: dict[View, Entry]
+SAVE_EVERY = 64  # batches after which the index is written; a killed pass continues from there
+_BUSY = "another run is computing these features; waiting for it"
+_RUN_AGAIN = "run again (train.py with --resume) to compute the features anew"
 
 
 class FeatureGrids:
@@ -65,24 +50,49 @@ class FeatureGrids:
     because they share the position in the file.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], rows: dict[str, list[int]]):
+    def __init__(self, path: Path, shape: tuple[int, ...], rows: dict[str, list[int]], checksums: array):
         """`shape` is (L, C); `rows` are the rows of each image, the plain view first."""
-        self.path, self.shape, self.rows = path, shape, rows
+        self.path, self.shape, self.rows, self.checksums = path, shape, rows, checksums
         self.file: FileIO | None = None
 
     def grid(self, name: str, seed: int = 0) -> torch.Tensor:
-        """The grid (L, C) float16 of the image; `seed` selects one of its views if it has several."""
-        if self.file is None:
-            self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open with the object)
+        """The grid (L, C) float16 of the image; `seed` selects one of its views if it has several.
+
+        Raises:
+            UserError: the row is not as it was written; the store is set aside.
+        """
         rows = self.rows[name]
+        row = rows[seed % len(rows)]
         grid = np.empty(self.shape, np.float16)
-        self.file.seek(rows[seed % len(rows)] * grid.nbytes)
-        if self.file.readinto(grid.data) != grid.nbytes:
-            raise UserError(f"the feature cache {self.path} is incomplete; delete its folder")
+        with explained(self.path.parent):
+            if self.file is None:
+                self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open with the object)
+            self.file.seek(row * grid.nbytes)
+            is_whole = self.file.readinto(grid.data) == grid.nbytes
+        if not is_whole or checksum(name, grid) != self.checksums[row]:
+            raise self.damaged(self.file, f"row {row} of {self.path.name} is not as it was written")
         return torch.from_numpy(grid)
+
+    def damaged(self, file: FileIO, reason: str) -> UserError:
+        """Set the store aside, unless another process has already done so; returns the error to raise."""
+        store = self.path.parent
+        with file, locked(store / "lock", _BUSY, wait=True), explained(store):
+            if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                file.close()  # Windows moves no open file
+                return _damaged(store, reason)
+        return UserError(f"the feature cache {store} was damaged: {reason}; {_RUN_AGAIN}")
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "file": None}
+
+
+def _damaged(store: Path, reason: object) -> UserError:
+    """Set a store aside that the caller has locked; returns the error to raise."""
+    aside = set_aside(store)
+    return UserError(
+        f"the feature cache {store} is damaged: {reason}; its files are now in {aside}, which you can "
+        f"delete; {_RUN_AGAIN}"
+    )
 
 
 @dataclass(frozen=True)
@@ -120,137 +130,73 @@ class FeatureStore:
         }
         fingerprints = {name: fingerprint(self.image_folder / name) for name in wanted}
         try:
-            store.mkdir(parents=True, exist_ok=True)
             index = read_index(store)
-            if _missing(index, wanted, fingerprints):
-                with locked(store / "lock"):
-                    index = read_index(store)  # another run may have changed it in the meantime
-                    (store / "identity.json").write_text(json.dumps(identity, indent=1))
-                    self.add(store, index, _missing(index, wanted, fingerprints), fingerprints)
-        except OSError as error:
-            raise UserError(
-                f"cannot use the feature cache {store} ({error}); change features.folder, or set "
-                "features.cache=false"
-            ) from None
-        rows = {name: [index.entries[view].row for view in group] for name, group in wanted.items()}
-        return FeatureGrids(store / "grids.f16", index.shape, rows)
+        except DamagedStore:
+            index = Index()  # unless another process is repairing it; that is seen under the lock
+        if _missing(index, wanted, fingerprints):
+            with locked(store / "lock", _BUSY, wait=True):
+                index = whole_index(store)  # another run may have changed it in the meantime
+                write_text(store / "identity.json", json.dumps(identity, indent=1))
+                self.add(store, index, _missing(index, wanted, fingerprints), fingerprints)
+        rows = {name: [index.rows[view] for view in group] for name, group in wanted.items()}
+        return FeatureGrids(store / "grids.f16", index.shape, rows, index.checksums)
 
     def add(
         self, store: Path, index: Index, missing: list[View], fingerprints: dict[str, Fingerprint]
     ) -> None:
         """Compute the missing views, append their grids to the store and add them to the index."""
-        loader = DataLoader(
-            _ViewPixels(self.image_folder, missing, self.transform, list(self.augment)),
-            batch_size=self.batch_size,
-            num_workers=self.workers,
-            collate_fn=_stack_pixels,
-            generator=torch.Generator(),  # leaves torch's global generator unchanged
-        )
-        with (
-            open(store / "grids.f16", "ab") as file,
-            Progress(len(missing), "features", "images") as progress,
-        ):
-            for i, pixels in enumerate(loader, start=1):
-                if isinstance(pixels, str):
-                    raise UserError(pixels)
-                grids = self.encode(pixels).to("cpu", torch.float16).contiguous()
-                index.shape = tuple(grids.shape[1:])
-                first_row = _append(file, grids)
-                for j, view in enumerate(missing[progress.done : progress.done + len(grids)]):
-                    index.entries[view] = Entry(first_row + j, fingerprints[view.image_name])
-                progress.update(len(grids))
-                if i % _SAVE_EVERY == 0:
-                    file.flush()
-                    write_index(store, index)
-        write_index(store, index)
+        pixels_of = _ViewPixels(self.image_folder, self.transform, list(self.augment))
+        batches = [missing[at : at + self.batch_size] for at in range(0, len(missing), self.batch_size)]
+        try:
+            with (
+                closing(load(pixels_of, batches, torch.stack, self.workers)) as loader,
+                StoreWriter(store, index, len(missing)) as writer,
+                Progress(len(missing), "features", "images") as progress,
+            ):
+                for i, (views, pixels) in enumerate(zip(batches, loader, strict=True), start=1):
+                    grids = self.encode(pixels).to("cpu", torch.float16).contiguous()
+                    if not grids.isfinite().all():
+                        raise UserError(
+                            f"the encoder's features of images such as {views[0].image_name} are not finite "
+                            "in float16; set features.cache=false, or use other weights (encoder.weights)"
+                        )
+                    writer.append(views, [fingerprints[view.image_name] for view in views], grids)
+                    progress.update(len(views))
+                    if i % SAVE_EVERY == 0:
+                        writer.save()
+        except DamagedStore as error:
+            raise _damaged(store, error) from None
 
 
 class _ViewPixels(Dataset):
-    """Views as pixels (3, H, W) uint8; if an image cannot be read, the item is an error message."""
+    """View -> its pixels (3, H, W) uint8; raises UserError for an image that cannot be read."""
 
-    def __init__(self, image_folder: Path, views: list[View], transform: ImageTransform, augment: list[str]):
-        self.image_folder, self.views, self.transform, self.augment = image_folder, views, transform, augment
+    def __init__(self, image_folder: Path, transform: ImageTransform, augment: list[str]):
+        self.image_folder, self.transform, self.augment = image_folder, transform, augment
 
-    def __len__(self) -> int:
-        return len(self.views)
-
-    def __getitem__(self, i: int) -> torch.Tensor | str:
-        name, kind = self.views[i]
-        try:
-            image = read_image(self.image_folder / name)
-        except OSError as error:
-            return f"{self.image_folder / name} cannot be read ({error}); replace it or remove its captions"
-        if kind != _PLAIN:
-            seed = int.from_bytes(hashlib.sha256(f"{name}/{kind}".encode()).digest()[:6])
+    def __getitem__(self, view: View) -> torch.Tensor:
+        image = read_listed_image(self.image_folder / view.image_name)
+        if view.kind != _PLAIN:
+            name = f"{view.image_name}/{view.kind}".encode("utf-8", "surrogatepass")
+            seed = int.from_bytes(hashlib.sha256(name).digest()[:6])
             image = augment(image, self.augment, seed)
         return self.transform.pixels(image)
-
-
-def _stack_pixels(items: list[torch.Tensor | str]) -> torch.Tensor | str:
-    """A batch as one tensor, stacked in the worker that read it, or the first error message."""
-    errors = [item for item in items if isinstance(item, str)]
-    pixels = [item for item in items if isinstance(item, torch.Tensor)]
-    return errors[0] if errors else torch.stack(pixels)
 
 
 def _missing(index: Index, wanted: dict[str, list[View]], fingerprints: dict[str, Fingerprint]) -> list[View]:
     """The wanted views that are not in the index, or whose image has changed since."""
 
     def is_current(view: View) -> bool:
-        entry = index.entries.get(view)
-        return entry is not None and entry.fingerprint == fingerprints[view.image_name]
+        row = index.rows.get(view)
+        return row is not None and index.fingerprints[row] == fingerprints[view.image_name]
 
     return [view for group in wanted.values() for view in group if not is_current(view)]
-
-
-def _append(file: BinaryIO, grids: torch.Tensor) -> int:
-    """Append a batch of grids (B, L, C) as rows; returns the number of the first row."""
-    size = grids[0].numel() * grids.element_size()
-    row = file.tell() // size
-    file.truncate(row * size)  # a pass that was killed while writing may have left half a row
-    file.seek(0, 2)
-    file.write(grids.numpy().tobytes())
-    return row
 
 
 def fingerprint(path: Path) -> Fingerprint:
     """The fingerprint of an image file; raises UserError if there is no such file."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         raise UserError(f"no image at {path.absolute()}; set data.images to the image folder") from None
     return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-def read_index(store: Path) -> Index:
-    """The index of a store; empty if the store is new."""
-    path = store / "index.json"
-    if not path.exists():
-        return Index((), {})
-    index = json.loads(path.read_text("utf-8"))
-    entries = {View(name, kind): Entry(row, Fingerprint(*times)) for name, kind, row, *times in index["rows"]}
-    return Index(tuple(index["shape"]), entries)
-
-
-def write_index(store: Path, index: Index) -> None:
-    """Write {"shape": [L, C], "rows": [[image name, kind of view, row, *fingerprint], ...]}."""
-    rows = [[*view, entry.row, *entry.fingerprint] for view, entry in index.entries.items()]
-    with replacing(store / "index.json") as temporary:
-        temporary.write_text(json.dumps({"shape": index.shape, "rows": rows}), "utf-8")
-
-
-@contextlib.contextmanager
-def locked(path: Path):
-    """Hold a lock on `path`, so that two runs do not fill a store at the same time (not on Windows)."""
-    with open(path, "w") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows: both runs compute the features, each in separate rows
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another run is computing these features; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

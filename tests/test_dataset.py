@@ -1,9 +1,12 @@
 """Images with their captions, in batches."""
 
+import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from data.captions import read_captions
@@ -77,11 +80,14 @@ def test_captions_of_an_image_keep_their_order_wherever_they_are_in_the_table():
         assert [vocabulary.decode(tokens.tolist()) for tokens in found] == [[f"a{i}"], [f"b{i}"]]
 
 
-def test_cached_features_are_read_without_workers(dataset):
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_cached_features_are_read_without_workers(dataset, is_cached):
     data, _ = make(dataset)
-    assert make_loader(data, ordered_batches(4, 2), 2, CPU).num_workers == 2
-    data.features = object()
-    assert make_loader(data, ordered_batches(4, 2), 2, CPU).num_workers == 0
+    if is_cached:
+        data.features = SimpleNamespace(grid=lambda name, seed: torch.zeros(1, 3))
+    batches = make_loader(data, ordered_batches(4, 2), 2, CPU)
+    next(batches)
+    assert len(multiprocessing.active_children()) == (0 if is_cached else 2)
 
 
 def test_captions_lie_in_flat_arrays(dataset):

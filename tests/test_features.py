@@ -1,15 +1,20 @@
 """Cached features are what the encoder would give now."""
 
+from startup import Terminated
+
 import hashlib
 import json
 import os
 import pickle
+import signal
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from data.features import FeatureStore, fingerprint, locked
+from data.feature_index import checksum
+from data.features import FeatureStore, fingerprint
 from data.transforms import ImageTransform
 from utils import UserError
 
@@ -107,27 +112,54 @@ def test_an_interrupted_pass_leaves_a_store_that_is_right(tmp_path, image_folder
     assert [red(grids.grid(name)) for name in NAMES] == [0, 40, 80, 120, 160, 200]
 
 
-def test_an_interrupted_pass_continues_where_its_index_was_last_written(tmp_path, image_folder):
-    class Interrupted(Encoder):
-        def __call__(self, pixels):
-            if self.count == 70:
-                raise KeyboardInterrupt
-            return super().__call__(pixels)
+class Ending(Encoder):
+    """Calls `end` when 70 images are encoded."""
 
+    def __init__(self, end):
+        super().__init__()
+        self.end = end
+
+    def __call__(self, pixels):
+        if self.count == 70:
+            self.end()
+        return super().__call__(pixels)
+
+
+@pytest.fixture
+def many_names(image_folder):
     names = [f"more/{i}.png" for i in range(80)]
     (image_folder / "more").mkdir()
     for name in names:
         (image_folder / name).write_bytes((image_folder / "1.png").read_bytes())
-    with pytest.raises(KeyboardInterrupt):
-        features(tmp_path, names, Interrupted(), batch_size=1)
-    assert 10 <= features(tmp_path, names, batch_size=1)[1] < 80
+    return names
 
 
-def test_a_run_that_misses_nothing_does_not_wait_for_another_one(tmp_path, image_folder):
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, Terminated])
+def test_a_pass_ended_by_a_signal_keeps_all_that_was_computed(tmp_path, many_names, ending):
+    def end():
+        raise ending
+
+    with pytest.raises(ending):
+        features(tmp_path, many_names, Ending(end), batch_size=1)
+    assert features(tmp_path, many_names, batch_size=1)[1] == 10
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fork")
+def test_a_killed_pass_continues_where_its_index_was_last_written(tmp_path, many_names):
+    child = os.fork()
+    if not child:
+        kill = Ending(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        features(tmp_path, many_names, kill, batch_size=1)
+    os.waitpid(child, 0)
+    grids, count = features(tmp_path, many_names, batch_size=1)
+    assert 10 < count < 80
+    assert {red(grids.grid(name)) for name in many_names} == {40}
+
+
+def test_a_run_that_misses_nothing_does_not_wait_for_another_one(tmp_path, image_folder, monkeypatch):
     features(tmp_path)
-    [store] = (tmp_path / "cache").iterdir()
-    with locked(store / "lock"):  # as a run that computes more holds it
-        assert features(tmp_path)[1] == 0
+    monkeypatch.setattr("data.features.locked", lambda *_, **__: pytest.fail("waits for the lock"))
+    assert features(tmp_path)[1] == 0
 
 
 def test_views_are_drawn_by_the_seed_and_the_first_is_plain(tmp_path, image_folder):
@@ -151,7 +183,7 @@ def test_equal_images_have_different_views(tmp_path, image_folder):
 
 
 def test_a_store_on_disk_stays_readable(tmp_path, image_folder):
-    """Its name and its index as version 1 of this project wrote them, so that nobody computes anew."""
+    """Its name and its files as format 2 has them, so that nobody computes anew."""
     identity = {
         "encoder": 1,
         "transform": {"size": 8, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
@@ -160,10 +192,15 @@ def test_a_store_on_disk_stays_readable(tmp_path, image_folder):
     text = json.dumps(identity, sort_keys=True)
     store = tmp_path / "cache" / hashlib.sha256(text.encode()).hexdigest()[:16]
     store.mkdir(parents=True)
-    (store / "grids.f16").write_bytes(torch.arange(9, dtype=torch.float16).numpy().tobytes())
-    rows = [["0.png", "plain", 2], ["1.png", "plain", 0], ["0.png", "crop/1", 1]]
-    rows = [[*row, *fingerprint(image_folder / row[0])] for row in rows]
-    (store / "index.json").write_text(json.dumps({"shape": [1, 3], "rows": rows}), "utf-8")
+    content = np.arange(9, dtype=np.float16).reshape(3, 1, 3)
+    (store / "grids.f16").write_bytes(content.tobytes())
+    views = [("1.png", "plain"), ("0.png", "crop/1"), ("0.png", "plain")]
+    rows = [
+        [name, kind, row, *fingerprint(image_folder / name), checksum(name, content[row])]
+        for row, (name, kind) in enumerate(views)
+    ]
+    lines = [{"format": 2, "shape": [1, 3]}, *rows]
+    (store / "index.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), "ascii")
 
     grids, count = features(tmp_path, {"0.png": 2, "1.png": 1}, augment=["crop"])
     assert count == 0
@@ -172,10 +209,29 @@ def test_a_store_on_disk_stays_readable(tmp_path, image_folder):
     assert grids.grid("1.png").tolist() == [[0, 1, 2]]
 
     features(tmp_path)  # appends the others
-    written = json.loads((store / "index.json").read_text("utf-8"))
-    assert written["shape"] == [1, 3]
-    assert written["rows"][:3] == rows
-    assert [row[:3] for row in written["rows"][3:]] == [[f"{i}.png", "plain", i + 1] for i in (2, 3, 4, 5)]
+    written = [json.loads(line) for line in (store / "index.jsonl").read_text("ascii").splitlines()]
+    assert written[:4] == lines
+    assert [row[:3] for row in written[4:]] == [[f"{i}.png", "plain", i + 1] for i in (2, 3, 4, 5)]
+
+
+def test_an_image_may_have_any_name(tmp_path, image_folder):
+    names = ['hé\n"lo\u2028.png', os.fsdecode(b"caf\xe9.png"), "\\u0041\x1b.png", "x" * 251 + ".png"]
+    for i, name in enumerate(names):
+        (image_folder / name).write_bytes((image_folder / f"{i}.png").read_bytes())
+    features(tmp_path, dict.fromkeys(names, 2), augment=["crop"])
+    grids, count = features(tmp_path, dict.fromkeys(names, 2), augment=["crop"])
+    assert count == 0
+    assert [red(grids.grid(name)) for name in names] == [0, 40, 80, 120]
+
+
+def test_features_that_are_not_finite_are_not_kept(tmp_path, image_folder):
+    class Overflowing(Encoder):
+        def __call__(self, pixels):
+            return super().__call__(pixels) * 1e6
+
+    with pytest.raises(UserError, match=r"images such as 0\.png are not finite.*features\.cache=false"):
+        features(tmp_path, encode=Overflowing())
+    assert features(tmp_path)[1] == 6
 
 
 def test_features_travel_to_another_process_as_a_path(tmp_path, image_folder):
@@ -192,3 +248,6 @@ def test_images_that_cannot_be_read_are_named(tmp_path, image_folder):
     (image_folder / "3.png").unlink()
     with pytest.raises(UserError, match=r"no image at .*3\.png"):
         features(tmp_path)
+    for impossible in ("\0.png", "\ud800.png", "x" * 300):
+        with pytest.raises(UserError, match=r"no image at"):
+            features(tmp_path, [impossible])
