@@ -1,4 +1,4 @@
-"""How to compute: the device, the precision, the processes, and the random state.
+"""How to compute: the device, the precision, the memory, the processes, and the random state.
 
 A `Compute` is passed to all code that runs the model. The CPU is tested. CUDA, Apple's MPS and Intel's XPU
 use the same calls of torch, but have not been tested.
@@ -10,15 +10,29 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed
+from torch import nn
 
+from files import readable_size
 from utils import UserError
 
 T = TypeVar("T")
+_CPU = torch.device("cpu")
+# In the messages of errors (lower case): allocations that failed, and sizes that no number of 64 bits holds.
+_SIGNS_OF_TOO_MUCH = (
+    "out of memory",
+    "can't allocate memory",
+    "invalid buffer size",
+    "storage size calculation overflowed",
+    "integer multiplication overflow",
+    "overflow when unpacking long",
+)
 
 
 @dataclass(frozen=True)
@@ -79,29 +93,27 @@ class Compute:
         """The items for this process: every `world_size`-th one, starting at its rank."""
         return items[self.rank :: self.world_size]
 
-    @contextlib.contextmanager
-    def explain_memory(self, advice: str) -> Iterator[None]:
+    def explain_memory(self, advice: str) -> contextlib.AbstractContextManager:
         """Turn an out-of-memory error of the device into a UserError that ends with `advice`."""
-        try:
-            yield
-        except RuntimeError as error:  # not every device raises its subclass torch.OutOfMemoryError
-            text = str(error).lower()
-            if "out of memory" not in text and "can't allocate memory" not in text:
-                raise
-            raise UserError(f"{self.device} has run out of memory; {advice}") from None
+        return explain_memory(advice, self.device)
 
     def random_state(self) -> dict[str, torch.Tensor]:
         """The states of torch's random generators, by type of device."""
         state = {"cpu": torch.get_rng_state()}
         if self.device.type != "cpu":
-            state[self.device.type] = torch.get_device_module(self.device).get_rng_state()
+            state[self.device.type] = torch.get_device_module(self.device).get_rng_state(*self.generator)
         return state
 
     def restore_random_state(self, state: dict[str, torch.Tensor]) -> None:
         """Set what `random_state` returned; the state of another kind of device is ignored."""
         torch.set_rng_state(state["cpu"])
         if self.device.type != "cpu" and self.device.type in state:
-            torch.get_device_module(self.device).set_rng_state(state[self.device.type])
+            torch.get_device_module(self.device).set_rng_state(state[self.device.type], *self.generator)
+
+    @property
+    def generator(self) -> tuple[torch.device, ...]:
+        """The device as an argument of functions that choose its generator; Apple's MPS has only one."""
+        return () if self.device.type == "mps" else (self.device,)
 
 
 def choose_device(name: str) -> torch.device:
@@ -113,7 +125,7 @@ def choose_device(name: str) -> torch.device:
         name = "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which the device `meta`, without numbers, does not have
     except (RuntimeError, AssertionError):  # torch raises AssertionError when it was built without the device
         raise UserError(f"run.device={name}: this machine has no such device; use auto or cpu") from None
     if device.type == "cpu":
@@ -138,6 +150,74 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
+@cache
+def has_bfloat16_lstm() -> bool:
+    """Whether an nn.LSTM runs on this CPU in bfloat16; oneDNN refuses without the instructions for it."""
+    with torch.device("meta"):  # draws no random numbers
+        lstm = nn.LSTM(8, 8)
+    lstm.to_empty(device="cpu")
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            lstm(torch.zeros(1, 1, 8))
+    except RuntimeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def explain_memory(advice: str, device: torch.device = _CPU) -> Iterator[None]:
+    """Turn an out-of-memory error into a UserError that ends with `advice`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, TypeError, OverflowError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"{device} has run out of memory; {advice}") from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is an error of an allocation, or of a size that is more than any machine could have."""
+    text = str(error).lower()  # not every device raises torch.OutOfMemoryError
+    return isinstance(error, MemoryError) or any(sign in text for sign in _SIGNS_OF_TOO_MUCH)
+
+
+def require_memory(size: int, what: str, advice: str, device: torch.device = _CPU) -> None:
+    """Raise a UserError that ends with `advice` if the device does not have `size` bytes of memory.
+
+    What the device has in all is compared, not what is free now: other programs may end. So `size` is a lower
+    bound of what `what` takes, and nothing that could be done is refused.
+    """
+    has = total_memory(device)
+    if has is not None and size > has:
+        needed = readable_size(min(size, 10**18))
+        raise UserError(
+            f"{what} needs {needed} of memory or more, and {device} has {readable_size(has)}; {advice}"
+        )
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of memory that the device has and this process may use, with swap space; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return _main_memory() if device.type in ("cpu", "mps") else None
+
+
+@cache
+def _main_memory() -> int | None:
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    memory, swap = [physical], 0
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # not in a container, or `max`
+            memory.append(int(Path(limit).read_text()))
+    with contextlib.suppress(OSError, ValueError):  # not Linux
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        swap = sum(1024 * int(line.split()[1]) for line in lines if line.startswith("SwapTotal"))
+    return min(memory) + swap
+
+
 def _keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for new ones (glibc only).
 
@@ -152,11 +232,15 @@ def _keep_freed_memory() -> None:
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed Python, NumPy and torch. `deterministic`: CUDA uses deterministic kernels, which are slower."""
+    """Seed Python, NumPy and torch.
+
+    `deterministic`: CUDA uses deterministic kernels, which are slower. For an operation that has none, such
+    as the gradient of encoder.grid, torch prints a warning.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False

@@ -2,9 +2,11 @@
 
 import inspect
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal, NamedTuple
 from urllib.error import URLError
 
@@ -14,6 +16,7 @@ from torch import fx, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.feature_extraction import NodePathTracer
 
+from compute import is_out_of_memory
 from config import EncoderConfig
 from data.transforms import transform_for
 from utils import UserError
@@ -80,7 +83,7 @@ def build(config: EncoderConfig, weights: str, size: int) -> nn.Module:
             take images of this size.
     """
     names = get_model_weights(config.name).__members__
-    if weights != "none" and weights not in names and not Path(weights).is_file():
+    if weights != "none" and weights not in names and not os.path.isfile(weights):
         raise UserError(
             f"encoder.weights={weights}: torchvision has no such weights for {config.name} (it has "
             f"{', '.join(names)} and DEFAULT), and there is no file at {Path(weights).absolute()}"
@@ -93,13 +96,14 @@ def build(config: EncoderConfig, weights: str, size: int) -> nn.Module:
             model = get_model(config.name, weights=names.get(weights), progress=True, **sized)
     except (ValueError, AssertionError):
         raise _wrong_size(config, size) from None
-    except (URLError, OSError, RuntimeError) as error:
-        if weights not in names:
+    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:  # the file may be damaged
+        if weights not in names or is_out_of_memory(error):
             raise
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"the weights of {config.name} could not be downloaded ({error}); fetch {names[weights].url} "
-            f"with a browser and put the file into {folder}, or set encoder.weights to its path"
+            f"the weights of {config.name} could not be downloaded or read ({error}); fetch "
+            f"{names[weights].url} with a browser and put the file into {folder}, or set encoder.weights to "
+            "its path"
         ) from None
     if hasattr(model, "transform_input"):
         # Inception and GoogLeNet were trained with other means and deviations than their transforms use.
@@ -128,7 +132,9 @@ def cut(model: nn.Module, config: EncoderConfig, image: torch.Tensor) -> fx.Grap
                 end = [name for name in nodes if belongs_to(name, config.layer)][-1]
             backbone = _cut_after(traced, nodes[end])
             x = backbone.forward(image)
-    except RuntimeError:  # nothing is left of a small image before the last layers
+    except RuntimeError as error:  # nothing is left of a small image before the last layers
+        if is_out_of_memory(error):
+            raise
         raise _wrong_size(config, image.shape[2]) from None
     if not isinstance(x, torch.Tensor) or not grid_of(x.shape[1:]):
         raise UserError(

@@ -1,14 +1,19 @@
 """Vectors for words: learned embeddings, one-hot vectors, or vectors from a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from torch import nn
 
+from files import require_regular
 from utils import UserError
+
+_LONGEST_LINE = 2**18  # bytes; vectors of 10,000 numbers take 130,000
 
 
 class WordEmbedding(nn.Embedding):
@@ -48,7 +53,10 @@ class WordEmbedding(nn.Embedding):
             raise UserError(f"decoder.embeddings={path}: none of the {len(words):,} words is in it")
         rows = [i for i, word in enumerate(words) if word in vectors]
         found = torch.from_numpy(np.stack([vectors[words[i]] for i in rows]))
-        self.weight[rows] = found / (found.square().mean() * self.embedding_dim).sqrt()
+        scale = (found.square().mean() * self.embedding_dim).sqrt()
+        if not 0 < scale < torch.inf:
+            raise UserError(f"decoder.embeddings={path}: its vectors are all zero, or too large; use others")
+        self.weight[rows] = found / scale
         return len(rows)
 
 
@@ -89,6 +97,10 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
     wanted = {word.encode(): word for word in words}
     vectors = {}
     try:
+        require_regular(path)
+    except UserError as error:
+        raise UserError(f"decoder.embeddings={error}") from None
+    try:
         with open(path, "rb") as file:
             has_header, found_dim = _header_and_dim(path, file)
             if found_dim != dim:
@@ -97,7 +109,7 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
                     f"set decoder.embed_dim={found_dim}"
                 )
             file.seek(0)
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(_lines(path, file), start=1):
                 word = wanted.get(line[: line.find(b" ")])
                 if word is None or word in vectors or (has_header and number == 1):
                     continue
@@ -106,27 +118,40 @@ def read_vectors(path: Path, words: Sequence[str], dim: int) -> dict[str, np.nda
                 if token != word.encode() and len(numbers) == dim:
                     continue
                 vectors[word] = _parse(path, number, numbers, dim)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"decoder.embeddings={path}: {error.strerror or error}; set it to learned, one_hot, or the path "
-            "of a GloVe or word2vec text file"
+            f"decoder.embeddings={path}: {reason}; set it to learned, one_hot, or the path of a GloVe or "
+            "word2vec text file"
         ) from None
     return vectors
 
 
-def _header_and_dim(path: Path, file) -> tuple[bool, int]:
+def _header_and_dim(path: Path, file: IO[bytes]) -> tuple[bool, int]:
     """Whether the first line is a header, and how many numbers a vector has."""
+    lines = islice(_lines(path, file), 100)
+    first = next(lines, b"").split()
+    if len(first) == 2 and all(part.isdigit() and len(part) < 20 for part in first):
+        return True, int(first[1])
     # A word may contain spaces, so the shortest of the first lines determines how many numbers there are.
-    lines = [line.split() for line in islice(file, 100)]
-    if lines and len(lines[0]) == 2 and all(part.isdigit() for part in lines[0]):
-        return True, int(lines[0][1])
-    dim = min(map(len, lines), default=0) - 1
-    if dim < 1 or not all(map(_is_number, lines[0][-dim:])):
+    dim = min([len(first), *(len(line.split()) for line in lines)]) - 1
+    if dim < 1 or not all(map(_is_number, first[-dim:])):
         raise UserError(
             f"decoder.embeddings={path} is not a text file of vectors (a word and its numbers on each line); "
             "unpack a .zip or .gz, save a .bin as text"
         )
     return False, dim
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of the file; raises UserError for one that is too long to be a word and its numbers."""
+    for line in iter(partial(file.readline, _LONGEST_LINE), b""):
+        if len(line) == _LONGEST_LINE:
+            raise UserError(
+                f"decoder.embeddings={path} is not a text file of vectors (a line has more than "
+                f"{_LONGEST_LINE:,} bytes); set decoder.embeddings to a GloVe or word2vec text file"
+            )
+        yield line
 
 
 def _is_number(text: bytes) -> bool:
@@ -140,7 +165,8 @@ def _is_number(text: bytes) -> bool:
 def _parse(path: Path, number: int, numbers: list[bytes], dim: int) -> np.ndarray:
     """(dim,) float32; raises UserError for a line that is too short or contains anything but numbers."""
     if len(numbers) == dim and all(map(_is_number, numbers)):
-        vector = np.array([float(text) for text in numbers], np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite
+            vector = np.array([float(text) for text in numbers], np.float32)
         if np.isfinite(vector).all():
             return vector
     raise UserError(f"decoder.embeddings={path}, line {number}: not {dim} numbers; is the file complete?")

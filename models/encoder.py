@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.models import get_model_weights
 
+from compute import require_memory
 from config import EncoderConfig
 from data.transforms import transform_for
 from models.backbone import (
@@ -24,7 +25,12 @@ from models.backbone import (
     stage_names,
     stage_shapes,
 )
+from models.tensors import UnreadableError, damage, misfit, read_tensors
 from utils import UserError
+
+# Lower bounds of what building an encoder takes. For one image, torchvision's models keep 60 (AlexNet) to
+# 3000 bytes for each pixel; the last map has 16 channels or more.
+_BYTES_PER_PIXEL, _BYTES_PER_CELL = 50, 64
 
 
 class EncoderCNN(nn.Module):
@@ -43,23 +49,31 @@ class EncoderCNN(nn.Module):
 
         Raises:
             UserError: no such stage or weights; the weights are of another model or cannot be downloaded;
-                the model does not take images of this size.
+                the model does not take images of this size, or the memory does not suffice for one.
         """
         super().__init__()
         self.config = config
         weights = weights or config.weights
         size = transform_for(config).size
+        require_memory(
+            _BYTES_PER_PIXEL * size**2, f"encoder.image_size={size}", "lower it; 224 to 512 are usual"
+        )
+        if config.grid:
+            require_memory(_BYTES_PER_CELL * config.grid**2, f"encoder.grid={config.grid}", "lower it")
         image = torch.zeros(1, 3, size, size)
         self.backbone = cut(build(config, weights, size), config, image)
         self.stages = stage_names([name for name, _ in self.layers()])
-        if weights != "none" and weights not in get_model_weights(config.name).__members__:
+        is_named = weights in get_model_weights(config.name).__members__
+        if weights != "none" and not is_named:
             _load_weights(self.backbone, config.name, Path(weights))
+        # Of the weights that torchvision gives back by name; None for those of a file, and random ones.
+        self.named_digest = self.digest() if is_named else None
         self.trained = self.layers_from(config.fine_tune)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(any(belongs_to(name, layer) for layer in self.trained))
         self.train()
         with torch.no_grad():
-            self.dim: int = self.eval()(image).shape[2]
+            self.num_cells, self.dim = self.eval()(image).shape[1:]
         self.train()
 
     def layers(self) -> list[tuple[str, bool]]:
@@ -141,27 +155,30 @@ def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
     state, own = _read_state(path), backbone.state_dict()
     if name.startswith("densenet"):  # torchvision's own files have the names of before 2018
         state = {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key): value for key, value in state.items()}
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    misshapen = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if missing or misshapen:
-        reason = f"{missing[0]} is missing" if missing else f"{misshapen[0]} has another shape"
+    state = {key: state[key] for key in own if key in state}
+    own = {key: own[key] for key in own if key in state or not key.endswith("num_batches_tracked")}
+    if reason := misfit(state, own):
         raise UserError(
             f"encoder.weights={path}: not weights of {name} ({reason}); set encoder.name to their model"
         )
-    backbone.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+    if reason := damage(state):
+        raise UserError(f"encoder.weights={path}: {reason}; download or export the file again")
+    backbone.load_state_dict(state, strict=False)
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     """The state dict in a file, without what training scripts wrap around it."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
+        state = read_tensors(path)
+    except UnreadableError as error:
         raise UserError(
-            f"encoder.weights={path}: not a file that torch.load reads with weights_only=True"
-        ) from None
+            f"encoder.weights={path}: not a file that torch.load reads with weights_only=True ({error})"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise UserError(f"encoder.weights={path}: not a state dict (names with tensors)")
     return {key.removeprefix("module."): value for key, value in state.items()}

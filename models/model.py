@@ -1,18 +1,21 @@
 """CaptionModel, an encoder with a decoder: build it, put it into a checkpoint, restore it."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torchvision.models import get_model_weights
 
+from compute import explain_memory, require_memory
 from config import Config
-from files import CHECKPOINT_FORMAT
+from models.checkpoint import CHECKPOINT_FORMAT, Checkpoint
 from models.decoder import Decoder
 from models.decoders import DECODERS
 from models.encoder import EncoderCNN
 from models.search import Captions, SearchOptions, search
+from models.tensors import misfit
 from utils import UserError, look_up
+
+_explain_memory = explain_memory("lower decoder.hidden_dim or encoder.image_size, or take a smaller encoder")
 
 
 class CaptionModel(nn.Module):
@@ -21,8 +24,6 @@ class CaptionModel(nn.Module):
     def __init__(self, encoder: EncoderCNN, decoder: Decoder):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        # Whether the encoder has unchanged weights of torchvision, which a checkpoint stores only by name.
-        self.has_named_encoder = False
 
     def grid(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> grid (N, L, C); a cached grid is only converted to float32."""
@@ -32,11 +33,14 @@ class CaptionModel(nn.Module):
         """Teacher forcing: logits (M, T - 1, V) and alphas (M, T - 1, L) or None."""
         return self.decoder(self.grid(images), captions, image_index)
 
-    def caption(self, images: torch.Tensor, options: SearchOptions) -> Captions:
+    def caption(
+        self, images: torch.Tensor, options: SearchOptions, indices: Sequence[int] | None = None
+    ) -> Captions:
         """Captions of images or grids; see `search`."""
-        return search(self.decoder, self.grid(images), options)
+        return search(self.decoder, self.grid(images), options, indices)
 
 
+@_explain_memory
 def build_model(config: Config, vocab_size: int, weights: str | None = None) -> CaptionModel:
     """A new model.
 
@@ -46,63 +50,90 @@ def build_model(config: Config, vocab_size: int, weights: str | None = None) -> 
         weights: encoder weights to use instead of those of the configuration.
 
     Raises:
-        UserError: there is no such decoder or encoder stage, or the weights cannot be loaded.
+        UserError: there is no such decoder or encoder stage, the weights cannot be loaded, or the memory does
+            not suffice.
     """
-    e, d = config.encoder, config.decoder
-    kind = look_up(DECODERS, d.kind, "decoder.kind")
-    encoder = EncoderCNN(e, weights)
-    decoder = kind(encoder.dim, vocab_size, d)
-    decoder.embedding.requires_grad_(not d.freeze_embeddings)
-    model = CaptionModel(encoder, decoder)
-    is_named = (weights or e.weights) in get_model_weights(e.name).__members__
-    model.has_named_encoder = is_named and not encoder.trained
-    return model
+    encoder = EncoderCNN(config.encoder, weights)
+    name = max(("embed_dim", "hidden_dim", "attention_dim"), key=lambda name: getattr(config.decoder, name))
+    advice = f"lower decoder.{name}, or raise data.min_freq for fewer words"
+    with explain_memory(advice):  # more than 2^63 bytes
+        outline = _outline(config, encoder.dim, vocab_size)
+    size = sum(p.nbytes for p in outline.parameters())
+    require_memory(size, f"decoder.{name}={getattr(config.decoder, name)} with {vocab_size:,} words", advice)
+    return CaptionModel(encoder, _build_decoder(config, encoder.dim, vocab_size))
+
+
+def _outline(config: Config, grid_dim: int, vocab_size: int) -> Decoder:
+    """The decoder on torch's meta device: names and shapes of its weights, without memory for them."""
+    with torch.device("meta"):
+        return _build_decoder(config, grid_dim, vocab_size)
+
+
+def _build_decoder(config: Config, grid_dim: int, vocab_size: int) -> Decoder:
+    decoder = look_up(DECODERS, config.decoder.kind, "decoder.kind")(grid_dim, vocab_size, config.decoder)
+    decoder.embedding.requires_grad_(not config.decoder.freeze_embeddings)
+    return decoder
 
 
 def pack_model(model: CaptionModel, config: Config, words: list[str], transform: dict) -> dict:
-    """Everything that captioning needs, as plain types and tensors."""
-    state = model.state_dict()
-    if model.has_named_encoder:
+    """Everything that captioning needs, as plain types and tensors.
+
+    The encoder is left out if its weights are those that torchvision gives back by their name.
+    """
+    digest, state = model.encoder.digest(), model.state_dict()
+    if digest == model.encoder.named_digest:
         state = {key: value for key, value in state.items() if not key.startswith("encoder.")}
     return {
         "format": CHECKPOINT_FORMAT,
         "config": config.as_dict(),
         "vocabulary": words,
         "transform": transform,
-        "encoder_digest": model.encoder.digest(),
+        "encoder_digest": digest,
         "model": state,
     }
 
 
-def unpack_model(checkpoint: dict, config: Config, path: Path) -> CaptionModel:
+def unpack_model(checkpoint: Checkpoint, config: Config) -> CaptionModel:
     """The model that `pack_model` put into a checkpoint, on the CPU and in evaluation mode.
 
     Args:
         config: the configuration of the checkpoint, possibly with overrides.
-        path: the path of the checkpoint, for messages.
 
     Raises:
-        UserError: the weights do not fit `config`, or the encoder's weights cannot be loaded or are not those
-            that the model was trained with.
+        UserError: the weights do not fit `config`, the encoder's weights cannot be loaded or are not those
+            that the model was trained with, or the memory does not suffice.
     """
-    state = checkpoint["model"]
-    stored = any(key.startswith("encoder.") for key in state)
-    # If the checkpoint contains the encoder's weights, they replace random ones; otherwise it has their name.
-    model = build_model(config, len(checkpoint["vocabulary"]), weights="none" if stored else None)
-    misfit = (
-        f"{path}: its weights do not fit its configuration with these overrides; encoder.* and decoder.* are "
-        "part of the model and cannot be changed after training"
-    )
     try:
-        result = model.load_state_dict(state, strict=False)
-    except RuntimeError:
-        raise UserError(misfit) from None
-    missing = [key for key in result.missing_keys if stored or not key.startswith("encoder.")]
-    if missing or result.unexpected_keys:
-        raise UserError(misfit)
-    if model.encoder.digest() != checkpoint["encoder_digest"]:
+        return _unpack(checkpoint, config)
+    except UserError as error:
+        raise UserError(f"{checkpoint.path}: {error}") from None
+
+
+@_explain_memory
+def _unpack(checkpoint: Checkpoint, config: Config) -> CaptionModel:
+    state, vocab_size, trained_size = checkpoint.model, len(checkpoint.vocabulary), checkpoint.transform.size
+    if config.encoder.image_size not in (None, trained_size):
         raise UserError(
-            f"{path}: the encoder's weights {config.encoder.weights} are not those it was trained with; "
-            "use the same weights, or train again"
+            f"encoder.image_size={config.encoder.image_size}: the model was trained with images of "
+            f"{trained_size} pixels; leave it out, or train a new model"
+        )
+    # If the checkpoint contains the encoder's weights, they replace random ones; otherwise it has their name.
+    stored = any(key.startswith("encoder.") for key in state)
+    encoder = EncoderCNN(config.encoder, "none" if stored else None)
+    # The shapes are compared before the decoder takes any memory.
+    expected = _outline(config, encoder.dim, vocab_size).state_dict(prefix="decoder.")
+    if stored:
+        expected |= encoder.state_dict(prefix="encoder.")
+    if reason := misfit(state, expected):
+        raise UserError(
+            f"its weights do not fit its configuration with these overrides ({reason}); encoder.* and "
+            "decoder.* are part of the model and cannot be changed after training"
+        )
+    model = CaptionModel(encoder, _build_decoder(config, encoder.dim, vocab_size))
+    model.load_state_dict(state, strict=False)  # not strict: the encoder may be missing
+    if encoder.digest() != checkpoint.encoder_digest:
+        raise UserError(
+            f"the encoder's weights {config.encoder.weights} are not those it was trained with; use the same "
+            "weights, or train again"
         )
     return model.eval()

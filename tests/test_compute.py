@@ -10,7 +10,16 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from compute import Compute, choose_device, choose_precision, seed_everything
+from compute import (
+    Compute,
+    choose_device,
+    choose_precision,
+    explain_memory,
+    has_bfloat16_lstm,
+    require_memory,
+    seed_everything,
+    total_memory,
+)
 from tests.helpers import CPU
 from utils import UserError
 
@@ -26,7 +35,7 @@ def test_auto_without_an_accelerator_is_the_cpu_and_says_so(monkeypatch, capsys)
     assert "running on the CPU" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "xpu"])
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "xpu", "meta"])
 def test_a_device_that_is_not_there_is_an_error_for_people(name):
     with pytest.raises(UserError, match=f"run.device={name}: this machine has no such device"):
         choose_device(name)
@@ -89,18 +98,72 @@ def test_the_random_state_is_restored():
     assert torch.equal(torch.rand(3), first)
 
 
+@pytest.mark.parametrize(("device", "argument"), [("cuda:1", [torch.device("cuda:1")]), ("mps", [])])
+def test_the_random_state_is_that_of_the_device_in_use(monkeypatch, device, argument):
+    calls = []
+    module = SimpleNamespace(
+        get_rng_state=lambda *device: calls.append(("get", *device)) or "state",
+        set_rng_state=lambda *arguments: calls.append(("set", *arguments)),
+    )
+    monkeypatch.setattr("torch.get_device_module", lambda device: module)
+    compute = Compute(torch.device(device))
+    compute.restore_random_state(compute.random_state())
+    assert calls == [("get", *argument), ("set", "state", *argument)]
+
+
+def test_an_operation_without_a_deterministic_kernel_only_warns():
+    try:
+        seed_everything(1, deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB."),
         RuntimeError("MPS backend out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("Storage size calculation overflowed with sizes=[4000000000, 1000000000]"),
+        TypeError('empty(): argument size with error "Overflow when unpacking long long"'),
+        MemoryError(),
     ],
 )
 def test_running_out_of_memory_is_an_error_for_people(error):
     message = "^cpu has run out of memory; use less$"
     with pytest.raises(UserError, match=message), CPU.explain_memory("use less"):
         raise error
+
+
+def test_more_memory_than_there_is_is_refused_and_no_less(monkeypatch):
+    monkeypatch.setattr("compute.total_memory", lambda device: 10**9)
+    require_memory(10**9, "search.beam=5", "lower it")
+    with pytest.raises(UserError, match=r"^search\.beam=5 needs 1\.0 GB .* and cpu has .*; lower it"):
+        require_memory(10**9 + 1, "search.beam=5", "lower it")
+    with pytest.raises(UserError, match=r"TB of memory"):
+        require_memory(10**5000, "search.beam=5", "lower it")
+    monkeypatch.setattr("compute.total_memory", lambda device: None)  # the system does not say
+    require_memory(10**5000, "search.beam=5", "lower it")
+
+
+def test_the_memory_of_the_machine_is_known():
+    tensor = torch.zeros(1000)
+    assert total_memory(torch.device("cpu")) > tensor.nbytes
+    assert total_memory(torch.device("xpu")) is None
+
+
+def test_what_really_does_not_fit_ends_in_one_line():
+    with pytest.raises(UserError, match="cpu has run out of memory; use less"), explain_memory("use less"):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_looking_for_bfloat16_draws_no_random_numbers():
+    has_bfloat16_lstm.cache_clear()
+    before = torch.get_rng_state()
+    has_bfloat16_lstm()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():

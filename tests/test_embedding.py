@@ -1,5 +1,8 @@
 """Words start from vectors of a file, or are one-hot; a checkpoint needs no file."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ import torch
 from captioning import Captioner
 from config_reading import make_config
 from data.dataset import Batch
-from files import save_checkpoint
+from models.checkpoint import save_checkpoint
 from models.decoders import DECODERS
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
 from models.model import build_model, pack_model
@@ -87,6 +90,12 @@ def test_found_words_are_scaled_by_one_factor_to_the_size_of_the_others(tmp_path
         (b"PK\x03\x04 \x00\x01 glove.txt\nx y z\n", r"not a text file of vectors"),
         (b"", r"not a text file of vectors"),
         (b"chien 1 2 3 4\n", r"none of the 8 words is in it"),
+        (b"dog 0 0 0 0\n", r"vectors are all zero"),
+        (b"dog 1e38 1e38 1e38 1e38\n", r"too large"),
+        (b"dog 1e39 1 1 1\n", r"line 1: not 4 numbers"),
+        (b"2 " + b"9" * 5000 + b"\ndog 1 2 3 4\n", r"have 1 numbers"),
+        (b"dog " + b"1 " * 200_000 + b"\n", r"a line has more than 262,144 bytes"),
+        (b"dog 1 2 3 4\nat " + b"\0" * 300_000, r"a line has more than 262,144 bytes"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_with_the_fix(tmp_path, content, message):
@@ -98,6 +107,17 @@ def test_a_file_that_does_not_fit_is_named_with_the_fix(tmp_path, content, messa
 def test_a_missing_file_is_named_with_what_else_there_is(tmp_path):
     with pytest.raises(UserError, match=r"decoder\.embeddings=.*onehot.*learned, one_hot, or the path"):
         read_vectors(tmp_path / "onehot", WORDS, 4)
+
+
+def test_vectors_are_read_from_a_file_only(tmp_path):
+    with pytest.raises(UserError, match="not a file"):
+        read_vectors(tmp_path, WORDS, 4)
+    with pytest.raises(UserError, match=r"decoder\.embeddings=nul"):
+        read_vectors(Path("nul\0byte"), WORDS, 4)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UserError, match="not a file"):
+            read_vectors(tmp_path / "pipe", WORDS, 4)
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,51 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
         make("resnet18", "IMAGENET")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state["conv1.weight"].fill_(torch.nan),
+            r"conv1\.weight has .* not finite",
+        ),
+        (lambda state: state["bn1.running_var"].sub_(2), r"bn1\.running_var has a negative variance"),
+        (lambda state: state.update({7: torch.zeros(1)}), "not a state dict"),
+        (lambda state: state.update({"bn1.bias": torch.zeros(65)}), r"bn1\.bias has the shape \(65,\)"),
+        (lambda state: state.update({"bn1.bias": torch.zeros(1).expand(64)}), "do not suffice"),
+        (lambda state: state.update({"bn1.bias": torch.zeros(64).to_sparse()}), "not an ordinary tensor"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(tmp_path, change, message):
+    state = torchvision.models.resnet18().state_dict()
+    change(state)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"encoder\.weights=.*{message}"):
+        make("resnet18", tmp_path / "w.pth", layer="layer1")
+
+
+def test_damaged_weights_are_noticed(tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
+    data = bytearray((tmp_path / "w.pth").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(UserError, match=r"encoder\.weights=.*checksum"):
+        make("resnet18", tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes(data[:5000])
+    with pytest.raises(UserError, match=r"encoder\.weights=.*not a file that torch\.load reads"):
+        make("resnet18", tmp_path / "w.pth")
+    with pytest.raises(UserError, match="no file at"):
+        make("resnet18", "long" * 50)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02", b"PK\x03\x04"])
+def test_a_broken_download_says_what_to_fetch(monkeypatch, tmp_path, content):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"fetch https://\S+resnet18-f37072fd\.pth .*checkpoints"):
+        make("resnet18", "IMAGENET1K_V1")
+
+
 def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise URLError("no network")

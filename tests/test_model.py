@@ -6,9 +6,9 @@ from torchvision.models import resnet18
 
 from captioning import Captioner
 from config import EncoderConfig
-from files import save_checkpoint
+from models.checkpoint import save_checkpoint
 from models.encoder import EncoderCNN
-from models.model import build_model, pack_model
+from models.model import CaptionModel, build_model, pack_model
 from models.search import SearchOptions
 from tests.helpers import CPU, IMAGES, tiny
 from utils import UserError
@@ -61,6 +61,28 @@ def test_a_frozen_encoder_with_torchvisions_weights_is_recorded_by_name(tmp_path
     assert torch.equal(loaded.model.encoder(IMAGES), model.encoder(IMAGES))
 
 
+def stores_the_encoder(path) -> bool:
+    return any(key.startswith("encoder.") for key in torch.load(path, weights_only=True)["model"])
+
+
+def test_the_encoder_is_stored_exactly_if_its_weights_are_not_those_of_the_name(tmp_path, monkeypatch):
+    """Whether it is trained is not asked: a frozen one may come from a run that trained it."""
+    downloads(monkeypatch, 1)
+    for fine_tune in ("none", "layer1"):
+        config = tiny(tmp_path, encoder={"weights": "IMAGENET1K_V1", "fine_tune": fine_tune})
+        model = save(tmp_path, config)
+        assert not stores_the_encoder(tmp_path / "best.pth")
+        # The moving average of the decoder, with the same encoder, is a model of its own.
+        save(tmp_path, config, CaptionModel(model.encoder, model.decoder))
+        assert not stores_the_encoder(tmp_path / "best.pth")
+        assert load(tmp_path).model.encoder.digest() == model.encoder.digest()
+
+        next(model.encoder.parameters()).data += 1
+        save(tmp_path, config, model)
+        assert stores_the_encoder(tmp_path / "best.pth")
+        assert load(tmp_path).model.encoder.digest() == model.encoder.digest()
+
+
 def test_other_weights_under_the_same_name_are_noticed(tmp_path, monkeypatch):
     downloads(monkeypatch, 1)
     save(tmp_path, tiny(tmp_path, encoder={"weights": "IMAGENET1K_V1"}))
@@ -75,7 +97,11 @@ def test_weights_from_a_file_and_fine_tuned_ones_are_stored(tmp_path, monkeypatc
     weights = tmp_path / "w.pth"
     torch.save(EncoderCNN(EncoderConfig(name="resnet18", weights="none")).backbone.state_dict(), weights)
     name = str(weights) if fine_tune == "none" else "IMAGENET1K_V1"
-    model = save(tmp_path, tiny(tmp_path, encoder={"weights": name, "fine_tune": fine_tune})).eval()
+    config = tiny(tmp_path, encoder={"weights": name, "fine_tune": fine_tune})
+    model = build_model(config, len(WORDS)).eval()
+    if fine_tune != "none":
+        next(model.encoder.parameters()).data += 1
+    save(tmp_path, config, model)
     weights.unlink()
     downloads(monkeypatch, 2)
     loaded = load(tmp_path)
@@ -91,17 +117,6 @@ def test_search_may_be_changed_after_training_but_not_the_model(tmp_path):
     assert load(tmp_path, ["search.beam=7"]).config.search.beam == 7
     with pytest.raises(UserError, match="part of the model"):
         load(tmp_path, ["decoder.hidden_dim=32"])
-
-
-def test_what_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint at"):
-        load(tmp_path)
-    (tmp_path / "best.pth").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="not a checkpoint"):
-        load(tmp_path)
-    save_checkpoint(tmp_path / "best.pth", {"format": 99})
-    with pytest.raises(UserError, match="format 99"):
-        load(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -125,3 +140,20 @@ def test_cached_features_and_images_give_the_same_captions(tmp_path):
     options = SearchOptions(beam=2, max_length=5)
     assert torch.equal(model.caption(IMAGES, options).tokens, model.caption(grid, options).tokens)
     assert model.grid(grid.half()).dtype is torch.float32  # the cache holds float16
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("decoder", "hidden_dim", 65_536, r"decoder\.hidden_dim"),
+        ("decoder", "embed_dim", 65_536, r"decoder\.embed_dim"),
+        ("encoder", "image_size", 4_096, r"encoder\.image_size=\d+ needs .* of memory or more.*lower it"),
+        ("encoder", "grid", 1_024, r"encoder\.grid=\d+ needs"),
+    ],
+)
+def test_a_model_beyond_the_memory_is_refused_with_the_key_to_lower(
+    tmp_path, monkeypatch, section, key, value, message
+):
+    monkeypatch.setattr("compute.total_memory", lambda device: 2**23)
+    with pytest.raises(UserError, match=message):
+        build_model(tiny(tmp_path, **{section: {key: value}}), len(WORDS))
