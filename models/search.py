@@ -1,15 +1,21 @@
 """Greedy search, beam search and sampling, for any decoder with `start` and `step`.
 
-All images and all beams form one batch; the only Python loop is over time steps.
+All images and all beams form one batch; the only Python loop is over time steps (and, in sampling, over the
+images' random generators).
+
+The log-probabilities that are returned are the model's own: the log-softmax of its logits, over all words.
+Which words may be chosen, and in sampling how likely each of them is, is a separate matter.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 
 from config import SearchConfig
-from models.decoder import Decoder, DecoderState
+from models.decoder import Decoder
 from utils import EOS, PAD, SOS, UNK
 
 
@@ -20,33 +26,63 @@ class SearchOptions(SearchConfig):
 
 
 class Captions(NamedTuple):
-    """K captions for each of N images, best first. `<unk>` never occurs."""
+    """K captions for each of N images, best first. `<unk>` never occurs.
+
+    The sum of a caption's `log_probs` includes that of its <eos>.
+    """
 
     tokens: torch.Tensor  # (N, K, T) int64, the words and <eos>, then <pad>
-    log_probs: torch.Tensor  # (N, K, T) natural logarithm of each token's probability; 0 for padding
+    log_probs: torch.Tensor  # (N, K, T) logarithm of the model's probability of each token; 0 for padding
     scores: torch.Tensor  # (N, K) what the captions are ranked by; -inf if there are fewer captions
     attention: torch.Tensor | None  # (N, K, T, L) alphas of each word, or None
 
 
+_COLDEST = 1e-30  # temperature; a lower one divides 0 by something that float32 rounds to 0
+_NEVER = [PAD, SOS, UNK]  # no caption contains these
+
+
 @torch.inference_mode()
-def search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
-    """Caption the images of `grid` (N, L, C) by beam search, or by sampling if the temperature is above 0."""
+def search(
+    decoder: Decoder, grid: torch.Tensor, options: SearchOptions, indices: Sequence[int] | None = None
+) -> Captions:
+    """Caption the images of `grid` (N, L, C) by beam search, or by sampling if the temperature is above 0.
+
+    Args:
+        indices: the index of each image in the whole input, from which (with the seed) its samples follow;
+            None: 0 to N - 1.
+    """
     if options.temperature > 0:
-        return _sample(decoder, grid, options)
+        return _sample(decoder, grid, options, range(len(grid)) if indices is None else indices)
     return _beam_search(decoder, grid, options)
 
 
-def next_log_probs(
-    decoder: Decoder, tokens: torch.Tensor, state: DecoderState, must_end: bool, temperature: float = 1.0
-):
-    """One step: log-probabilities (B, V) of the next token (only <eos> if it must end), state, alphas."""
-    logits, state, alphas = decoder.step(tokens, state)
+def drawing_log_probs(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """From logits (B, V), the log-probabilities with which an objective draws each token."""
     logits = logits.float() / temperature
-    logits[:, [PAD, SOS, UNK]] = -torch.inf
-    log_probs = logits.log_softmax(dim=1)
+    logits[:, _NEVER] = -torch.inf
+    return logits.log_softmax(dim=1)
+
+
+def draw(log_probs: torch.Tensor) -> torch.Tensor:
+    """One token (B,) from each distribution (B, V), by torch's global generator.
+
+    Where nothing is probable, or a model that is not finite has made everything NaN, it is any word:
+    `multinomial` would raise an error, but a loss that is not finite only skips a step.
+    """
+    probabilities = log_probs.exp()
+    is_usable = probabilities.sum(dim=1, keepdim=True) > 0
+    probabilities = probabilities.masked_fill(~is_usable, 1.0)
+    probabilities[:, _NEVER] = 0
+    return torch.multinomial(probabilities, 1).squeeze(1)
+
+
+def _allowed(log_probs: torch.Tensor, must_end: bool) -> torch.Tensor:
+    """`log_probs` (B, V), with -inf for tokens that cannot follow: all but <eos> if the caption must end."""
+    allowed = log_probs.clone()
+    allowed[:, _NEVER] = -torch.inf
     if must_end:
-        log_probs[:, :EOS] = log_probs[:, EOS + 1 :] = -torch.inf
-    return log_probs, state, alphas
+        allowed[:, :EOS] = allowed[:, EOS + 1 :] = -torch.inf
+    return allowed
 
 
 def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
@@ -55,6 +91,8 @@ def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -
     A finished caption stays in the beam and competes by its score until all K captions of an image are
     finished. K = 1 is greedy search; if K is at least the number of possible captions, the search is
     exhaustive. After `max_length` words a caption must end.
+
+    Beams are ranked by the probabilities with which words can be chosen, so <unk> has none.
     """
     n, k, device = grid.shape[0], options.beam, grid.device
     state = decoder.start(grid).repeat(k)
@@ -67,7 +105,9 @@ def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -
     history = []  # per step: parents (N, K), tokens (N, K), log-probabilities (N, K), alphas (N, K, L)
 
     for t in range(options.max_length + 1):  # the words and <eos>
-        log_probs, state, alphas = next_log_probs(decoder, tokens, state, must_end=t == options.max_length)
+        logits, state, alphas = decoder.step(tokens, state)
+        own = logits.float().log_softmax(dim=1).view(n, -1)  # (N, K V), what is reported
+        log_probs = _allowed(drawing_log_probs(logits), must_end=t == options.max_length)
         vocab_size = log_probs.shape[1]
         log_probs = log_probs.view(n, k, vocab_size)
         # A finished beam has one continuation: padding, with probability 1.
@@ -80,7 +120,7 @@ def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -
         best = scores.flatten(1).topk(k, dim=1).indices
         parent, token = best // vocab_size, best % vocab_size
 
-        history.append((parent, token, log_probs.flatten(1).gather(1, best), alphas))
+        history.append((parent, token, own.gather(1, best), alphas))
         total = candidates.flatten(1).gather(1, best)
         length = longer.gather(1, parent)
         finished = finished.gather(1, parent) | (token == EOS)
@@ -112,25 +152,30 @@ def _trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: in
     )
 
 
-def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
-    """One caption per image, with each word drawn from the model's distribution.
+def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions, indices: Sequence[int]) -> Captions:
+    """One caption per image, with each word drawn at random.
 
-    A `temperature` below 1 sharpens the distribution, above 1 it flattens it. `top_k` and `top_p` (nucleus
-    sampling: Holtzman et al., 2020) cut off its tail. The same seed draws the same captions for the same
-    batch.
+    A `temperature` below 1 sharpens the model's distribution, above 1 it flattens it. `top_k` and `top_p`
+    (nucleus sampling: Holtzman et al., 2020) cut off its tail. The same seed draws the same caption for an
+    image with the same index, whatever else is in the batch.
+
+    A draw is the word with the largest sum of log-probability and Gumbel noise (Maddison et al., 2014). The
+    sum does not need probabilities that add up to 1, and it is defined however improbable the words are.
     """
     n, device = grid.shape[0], grid.device
-    random = torch.Generator(device).manual_seed(options.seed)
+    randoms = [np.random.default_rng((options.seed, index)) for index in indices]
     state = decoder.start(grid)
     tokens = torch.full((n,), SOS, device=device)
     finished = torch.zeros(n, dtype=torch.bool, device=device)
     steps, attention = [], []
     for t in range(options.max_length + 1):
-        must_end = t == options.max_length
-        scores, state, alphas = next_log_probs(decoder, tokens, state, must_end, options.temperature)
-        allowed = cut_tail(scores, options.top_k, options.top_p)
-        tokens = torch.multinomial(allowed.exp(), 1, generator=random).squeeze(1)
-        log_prob = scores.gather(1, tokens.unsqueeze(1)).squeeze(1).masked_fill(finished, 0.0)
+        logits, state, alphas = decoder.step(tokens, state)
+        log_probs = logits.float().log_softmax(dim=1)
+        allowed = _temper(_allowed(log_probs, must_end=t == options.max_length), options.temperature)
+        allowed = cut_tail(allowed, options.top_k, options.top_p)
+        noise = np.stack([random.gumbel(size=allowed.shape[1]) for random in randoms])
+        tokens = (allowed + torch.from_numpy(noise).to(device, torch.float32)).argmax(dim=1)
+        log_prob = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1).masked_fill(finished, 0.0)
         tokens = tokens.masked_fill(finished, PAD)
         steps.append((tokens, log_prob))
         if alphas is not None:
@@ -145,6 +190,12 @@ def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Cap
         log_probs.sum(dim=1, keepdim=True),
         torch.stack(attention, dim=1).unsqueeze(1) if attention else None,
     )
+
+
+def _temper(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logarithms (B, V) of p^(1 / temperature), relative to the most likely word, for which it is 0."""
+    relative = log_probs - log_probs.max(dim=1, keepdim=True).values
+    return relative / max(temperature, _COLDEST)
 
 
 def cut_tail(log_probs: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:

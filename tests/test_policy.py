@@ -309,6 +309,15 @@ def test_probabilities_and_entropy_are_those_of_the_words_that_were_drawn(kind):
     torch.testing.assert_close(entropy[0], expected)
 
 
+def test_a_model_that_is_not_finite_is_sampled_without_an_error_and_its_loss_is_nan():
+    model, grid = toy_model(), toy_batch(3).images
+    with torch.no_grad():
+        model.decoder.output.score.bias.fill_(torch.nan)
+    captions, _ = rollout(model.decoder, grid, samples=2, max_length=4, temperature=1.0)
+    log_probs, _ = log_probabilities(model.decoder, grid, captions, temperature=1.0)
+    assert log_probs.isnan().all()
+
+
 def test_rewards_are_centred_clipped_discounted_as_worked_out_by_hand():
     rl = SimpleNamespace(batch_mean=True, reward_clip=1.5)
     rewards = torch.tensor([0.0, 1.0, 5.0])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from models.decoder import Decoder
-from models.search import next_log_probs
+from models.search import draw, drawing_log_probs
 from utils import EOS, PAD, SOS, UNK
 
 _IMPOSSIBLE = -1e4  # the logit of probability 0; -inf would make 0 log 0 in the entropy NaN
@@ -43,8 +43,9 @@ def rollout(
     tokens = torch.full((m,), SOS, device=device)
     captions, states = [tokens], list[torch.Tensor]()
     while len(active) and len(states) <= max_length:
-        log_probs, state, _ = next_log_probs(decoder, tokens, state, must_end=False, temperature=temperature)
-        tokens = torch.multinomial(log_probs.exp(), 1).squeeze(1)
+        logits, state, _ = decoder.step(tokens, state)
+        log_probs = drawing_log_probs(logits, temperature)
+        tokens = draw(log_probs)
         if greedy:
             tokens = torch.where(active % k == 0, log_probs.argmax(dim=1), tokens)
         captions.append(torch.full((m,), PAD, device=device).index_copy(0, active, tokens))
