@@ -1,5 +1,7 @@
 """Score a model, or captions from any other source, against the reference captions of a split."""
 
+from startup import run_script
+
 import argparse
 import json
 from pathlib import Path
@@ -11,13 +13,14 @@ from config import Config
 from config_reading import DEFAULT_CONFIG, argument_parser, load_config
 from data.captions import SPLITS, read_table, references
 from data.vocab import SPECIAL
-from files import newest_checkpoint, replacing
 from metrics.predictions import image_ids, read_predictions, select_predictions
 from metrics.scores import score_set, scores_table
 from metrics.statistics import caption_statistics
+from models.checkpoint import find_checkpoint
+from outputs import OutputFolder
 from training.datasets import make_datasets
 from training.validation import caption_split
-from utils import UserError, run_script
+from utils import UserError
 
 
 def main() -> None:
@@ -29,29 +32,35 @@ def main() -> None:
         split_references = _split_references(table, args.split)
         predictions = read_predictions(args.predictions, table)
         captions = select_predictions(predictions, split_references, str(args.predictions), args.strict)
-        vocab_size, folder = None, args.predictions.parent
+        vocab_size, output = None, _output(args, args.predictions)
     else:
-        checkpoint = args.checkpoint or newest_checkpoint(Path("runs"))
+        checkpoint = find_checkpoint(args.checkpoint)
+        output = _output(args, checkpoint)
         captioner = Captioner.load(checkpoint, args.overrides)
         table = _read_table(captioner.config, args.split, with_images=True)
         split_references = _split_references(table, args.split)
         with captioner.compute.explain_memory("lower train.batch_size or --beam"):
             [dataset] = make_datasets(captioner, table, [args.split])
             captions = caption_split(captioner, dataset, captioner.options())
-        vocab_size, folder = len(captioner.vocabulary) - len(SPECIAL), checkpoint.parent
+        vocab_size = len(captioner.vocabulary) - len(SPECIAL)
 
     scores, left_out = score_set(captions, split_references)
     statistics = caption_statistics(captions, vocab_size)
     print(f"\n{len(captions):,} images\n{scores_table(scores, left_out)}\n{_statistics_table(statistics)}")
-    output = args.output or folder / f"eval-{args.split}"
-    _write_results(output, {**scores, **statistics}, captions, image_ids(table))
-    print(f"wrote {output / 'scores.json'} and {output / 'captions.json'}")
+    ids = image_ids(table)
+    rows = [{"image_id": ids[image], "caption": caption} for image, caption in captions.items()]
+    output.write_text("scores.json", _as_json({**scores, **statistics}))
+    output.write_text("captions.json", _as_json(rows))
+    print(f"wrote {output.folder / 'scores.json'} and {output.folder / 'captions.json'}")
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, ("search",))
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="best.pth of a run (default: the newest one in runs/)"
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="best.pth or folder of a run (default: the newest one)",
     )
     parser.add_argument(
         "--split", choices=(*SPLITS, "all"), default="test", help="split to score (default: test)"
@@ -88,6 +97,16 @@ def _parse_arguments() -> argparse.Namespace:
     return args
 
 
+def _output(args: argparse.Namespace, scored: Path) -> OutputFolder:
+    """The folder of the results; raises UserError if they cannot be written there.
+
+    `scored`: the checkpoint or the predictions.
+    """
+    output = OutputFolder(args.output or scored.parent / f"eval-{args.split}")
+    output.check(["scores.json", "captions.json"])
+    return output
+
+
 def _read_table(config: Config, split: str, with_images: bool) -> pd.DataFrame:
     """The captions table; for `all`, all images are put into one split of that name."""
     splits = SPLITS if split == "all" else (split,)
@@ -115,18 +134,10 @@ def _statistics_table(statistics: dict[str, float]) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _write_results(
-    output: Path, scores: dict[str, float], captions: dict[str, str], ids: dict[str, int | str]
-) -> None:
-    rows = [{"image_id": ids[image], "caption": caption} for image, caption in captions.items()]
-    for name, content in (("scores.json", scores), ("captions.json", rows)):
-        try:
-            with replacing(output / name) as temporary:
-                temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {output / name}: {error.strerror}; choose another --output"
-            ) from None
+def _as_json(content: dict | list) -> str:
+    """Valid JSON. A lone surrogate, which UTF-8 does not have, becomes its escape."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 if __name__ == "__main__":

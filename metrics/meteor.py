@@ -18,7 +18,7 @@ from pycocoevalcap.meteor import meteor as _pycocoevalcap_meteor
 from metrics.metric import MetricError, Tokenized
 
 _JAR = Path(_pycocoevalcap_meteor.__file__).with_name("meteor-1.5.jar")
-_SCORE = re.compile(r"^(?:Segment \d+|Final) score:\s+(\S+)$", re.MULTILINE)
+_SCORE = re.compile(r"^(?:Segment \d+|Final) score:\s+(\d+\.\d+(?:E-?\d+)?)$", re.MULTILINE)
 
 
 def find_java() -> str | None:
@@ -43,21 +43,15 @@ def meteor(texts: Tokenized, timeout: float = 600) -> float:
     # reference changes nothing.
     width = max(map(len, references))
     padded = [[*group, *[group[-1]] * (width - len(group))] for group in references]
-    with tempfile.TemporaryDirectory(prefix="meteor-") as folder:
-        files = [_write_lines(Path(folder, "predictions"), predictions)]
-        files.append(_write_lines(Path(folder, "references"), [line for group in padded for line in group]))
-        # A fixed language, so that Java on a German machine does not print 0,26. The paraphrases need 400 MB
-        # of memory; 1 GB is only an upper limit.
-        options = ["-Xmx1G", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8"]
-        command = [java, *options, "-jar", str(_JAR), *files, "-l", "en", "-norm", "-r", str(width)]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout
-            )
-        except subprocess.TimeoutExpired:
-            raise MetricError(f"Java took longer than {timeout:g} s") from None
-        except OSError as error:
-            raise MetricError(f"{java} does not start ({error.strerror}); check JAVA_HOME and PATH") from None
+    try:
+        done = _run(java, predictions, padded, timeout)
+    except subprocess.TimeoutExpired:
+        raise MetricError(f"Java took longer than {timeout:g} s") from None
+    except OSError as error:
+        raise MetricError(
+            f"{java} does not start, or its files cannot be written ({error.strerror or error}); check "
+            "JAVA_HOME, PATH and TMPDIR"
+        ) from None
     scores = [float(score) for score in _SCORE.findall(done.stdout)]
     if done.returncode or len(scores) != len(predictions) + 1:
         output = " ".join((done.stderr or done.stdout).split())[:200] or "no output"
@@ -65,7 +59,37 @@ def meteor(texts: Tokenized, timeout: float = 600) -> float:
     return scores[-1]
 
 
+def _run(
+    java: str, predictions: Sequence[str], references: Sequence[Sequence[str]], timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Run the program on one caption per image and the same number of references of each."""
+    with tempfile.TemporaryDirectory(prefix="meteor-") as folder:
+        files = [_write_lines(Path(folder, "predictions"), predictions)]
+        files.append(
+            _write_lines(Path(folder, "references"), [line for group in references for line in group])
+        )
+        # A fixed language, so that Java on a German machine does not print 0,26. The paraphrases need 400 MB
+        # of memory; 1 GB is only an upper limit.
+        options = ["-Xmx1G", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8"]
+        command = [
+            java,
+            *options,
+            "-jar",
+            str(_JAR),
+            *files,
+            "-l",
+            "en",
+            "-norm",
+            "-r",
+            str(len(references[0])),
+        ]
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout
+        )
+
+
 def _write_lines(path: Path, lines: Sequence[str]) -> str:
     """Write one caption per line, line breaks in a caption replaced by spaces; return the path."""
-    path.write_text("".join(" ".join(line.split()) + "\n" for line in lines), encoding="utf-8")
+    text = "".join(" ".join(line.split()) + "\n" for line in lines)
+    path.write_text(text, encoding="utf-8", errors="replace")  # a lone surrogate becomes "?"
     return str(path)

@@ -1,16 +1,30 @@
 """Captions from a file, matched to the images of a captions table."""
 
-import json
+from startup import one_line
+
+import reprlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+from pydantic import AliasChoices, BaseModel, Field, StrictInt, StrictStr, ValidationError
 
+from data.captions_file import parse_json
 from data.formats import open_captions
+from files import require_regular
 from metrics.scores import some
 from utils import UserError
+
+_LONGEST_PATH = 4096  # characters, on any system
+
+
+class _JSONRow(BaseModel):
+    """One caption in a JSON file. Other keys are ignored."""
+
+    image: StrictStr | StrictInt = Field(validation_alias=AliasChoices("image", "image_id"))
+    caption: StrictStr
 
 
 class _Prediction(NamedTuple):
@@ -29,7 +43,8 @@ def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
     per image. An image is found by the end of its path (`match_names`) or by its id in `table`; if it is not
     in `table`, it keeps its name in the file.
 
-    Raises UserError if the file cannot be read, or has more than one caption for an image.
+    Raises UserError if the file cannot be read, or has more than one caption for an image, even if it names
+    the image once by its name and once by its id.
     """
     predictions = _read_file(path)
     if not predictions:
@@ -38,11 +53,13 @@ def read_predictions(path: Path, table: pd.DataFrame) -> dict[str, str]:
     # The name has priority over the id: number 7 may be different images in two sources.
     names = match_names((row.image for row in predictions), list(ids.values()), str(path))
     captions: dict[str, str] = {}
+    named: dict[str, str] = {}  # as in the file
     for row in predictions:
         name = names.get(row.image) or ids.get(row.image_id or row.image, row.image)
         if name in captions:
-            raise UserError(f"{path} has more than one caption for {name!r}; keep one")
-        captions[name] = row.caption
+            both = f" (as {named[name]!r} and {row.image!r})" if named[name] != row.image else ""
+            raise UserError(f"{path} has more than one caption for {name!r}{both}; keep one")
+        captions[name], named[name] = row.caption, row.image
     return captions
 
 
@@ -101,7 +118,7 @@ def select_predictions(
         found += [f"{len(extra):,} extra, for other images ({some(extra)})"] * bool(extra)
         if strict:
             raise UserError(f"{'; '.join(found)}; leave out --strict to score the captions that match")
-        print("; ".join(found))
+        print(one_line("; ".join(found)))
     return kept
 
 
@@ -112,12 +129,7 @@ def image_ids(table: pd.DataFrame) -> dict[str, int | str]:
 
 
 def _read_file(path: Path) -> list[_Prediction]:
-    if not path.is_file():
-        raise UserError(f"no predictions at {path}; pass a file with captions")
-    try:
-        content = json.loads(path.read_text("utf-8-sig"))
-    except ValueError:
-        content = None  # a captions file that is not JSON, or a broken one, which its reader reports
+    content = _read_json(path)
     if isinstance(content, list):
         return [_from_json(path, row) for row in content]
     if isinstance(content, dict) and "images" not in content:
@@ -129,20 +141,36 @@ def _read_file(path: Path) -> list[_Prediction]:
     return [_Prediction(row.image, row.caption, image_id) for row, image_id in zip(rows, ids, strict=True)]
 
 
-def _from_json(path: Path, row: dict) -> _Prediction:
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file; None for a captions file that is not JSON, and for a broken file."""
+    require_regular(path)
     try:
-        image, caption = row["image"] if "image" in row else row["image_id"], row["caption"]
-    except (KeyError, TypeError):
-        image = caption = None
-    if not isinstance(image, str | int) or not isinstance(caption, str):
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8; save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL character
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"no predictions at {path} ({reason}); pass a file with captions") from None
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None  # the reader of captions files reports what is wrong
+
+
+def _from_json(path: Path, content: object) -> _Prediction:
+    try:
+        row = _JSONRow.model_validate(content)
+    except ValidationError:
         raise UserError(
-            f"{path}: {json.dumps(row, ensure_ascii=False)[:80]} is not the caption of an image; write "
+            f"{path}: {reprlib.repr(content)} is not the caption of an image; write "
             '{"name": "caption", …} or [{"image_id": …, "caption": "…"}, …]'
-        )
-    return _Prediction(str(image), caption)
+        ) from None
+    return _Prediction(str(row.image), row.caption)
 
 
 def _ends(name: str) -> list[str]:
     """The whole name with plain slashes, then without its first part, its first two, and so on."""
+    if len(name) > _LONGEST_PATH:
+        return [name]
     parts = [part for part in name.strip().replace("\\", "/").split("/") if part not in ("", ".")]
     return ["/".join(parts[i:]) for i in range(len(parts))] or [""]

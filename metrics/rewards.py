@@ -80,7 +80,7 @@ class Rewards:
         self.keys, gram = np.unique(grams.key, return_inverse=True)
         # One entry for each image and n-gram of its references, with its count in each of them.
         self.entries, entry = np.unique(image_index[grams.row] * len(self.keys) + gram, return_inverse=True)
-        self.counts = np.zeros((len(self.entries), width), np.uint8)
+        self.counts = np.zeros((len(self.entries), width), np.min_scalar_type(grams.count.max()))
         self.counts[entry, slot[grams.row]] = grams.count
         frequency = np.bincount(self.entries % len(self.keys))
         self.log_images = np.log(n)

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache, partial
 
 from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 
 from metrics.bleu import bleu_scores
 from metrics.meteor import meteor
 from metrics.metric import Metric, MetricError, Tokenized, tokenized
+from metrics.rouge import rouge_scores
 from utils import UserError
 
 
@@ -26,7 +26,7 @@ def _bleu_1_to_4(texts: Tokenized) -> list[float]:
 
 def _rouge_l(texts: Tokenized) -> float:
     """Lin (2004): the F-measure (beta 1.2) of the longest common subsequence, mean over captions."""
-    return Rouge().compute_score(texts.references, texts.predictions)[0]
+    return rouge_scores(texts)[0]
 
 
 def _cider(texts: Tokenized) -> float:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 
 from metrics.bleu import bleu_scores
 from metrics.metric import Tokenized, tokenized
+from metrics.rouge import rouge_scores
 
 
 def sentence_scores(
@@ -29,8 +29,8 @@ def sentence_scores(
         {image: predictions[image] for image in captions}, {image: every[image] for image in captions}
     )
     _, (*_, bleus) = bleu_scores(texts)
-    _, rouges = Rouge().compute_score(texts.references, texts.predictions)
+    _, rouges = rouge_scores(texts)
     return {
-        image: {"CIDEr": float(cider[image]), "BLEU-4": float(bleu_4), "ROUGE-L": float(rouge_l)}
+        image: {"CIDEr": float(cider[image]), "BLEU-4": float(bleu_4), "ROUGE-L": rouge_l}
         for image, bleu_4, rouge_l in zip(captions, bleus, rouges, strict=True)
     }

@@ -2,12 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
+import torch
 
 from data.splits import half_of
 from tests.helpers import write_coco
 from tests.script_helpers import run
+from training.validation import caption_split
 
 pytestmark = pytest.mark.usefixtures("no_java")
 
@@ -34,7 +37,7 @@ def test_a_model_is_scored_on_coco_files_and_its_captions_carry_their_ids(traine
     rows = [(name, f"A half {k} is red.", "train" if name < "12" else "val") for name in names for k in "ab"]
     files = ",".join(map(str, write_coco(trained, rows)))
     text = run(trained, "evaluate", "--split", "val", "--output", "coco", f"data.captions=[{files}]")
-    assert "COCO captions (the val file is val and test); 24 images" in text
+    assert "COCO captions (split by the names of the files); 24 images" in text
     ids = [row["image_id"] for row in json.loads((trained / "coco" / "captions.json").read_text())]
     assert ids == [1000 + i for i in range(12, 24) if half_of(names[i]) == "val"]
     run(
@@ -88,6 +91,63 @@ def test_what_inference_writes_is_scored_like_what_evaluation_writes(trained):
     run(trained, "evaluate", *arguments)
     one, other = (json.loads((trained / name / "scores.json").read_text()) for name in ("e1", "e2"))
     assert {name: one[name] for name in other} == other
+
+
+def predict(folder: Path, captions: dict, *arguments, status: int = 0) -> str:
+    """Run evaluate.py on captions for images of the test split."""
+    (folder / "p.json").write_text(json.dumps(captions))
+    return run(
+        folder, "evaluate", "--config", "tiny.yaml", "--predictions", "p.json", *arguments, status=status
+    )
+
+
+def test_results_replace_earlier_results_and_no_file_of_the_user(trained, monkeypatch):
+    captions = {"20.png": "a red half"}
+    predict(trained, captions, "--output", "out")
+    predict(trained, {"20.png": "red"}, "--output", "out")
+    written = trained / "out" / "captions.json"
+    assert json.loads(written.read_text()) == [{"image_id": "20.png", "caption": "red"}]
+
+    written.write_text("mine")
+    assert "captions.json exists" in predict(trained, captions, "--output", "out", status=2)
+    assert written.read_text() == "mine"
+    # A model does not caption first, only to find that out at the end.
+    monkeypatch.setattr("captioning.Captioner.load", lambda *_: pytest.fail("it was loaded"))
+    assert "captions.json exists" in run(trained, "evaluate", "--output", "out", status=2)
+    (trained / "file").touch()
+    assert "is not a folder" in run(trained, "evaluate", "--output", "file", status=2)
+
+
+def test_predictions_are_not_overwritten_by_the_results(trained):
+    (trained / "mine").mkdir()
+    (trained / "mine" / "captions.json").write_text('{"20.png": "a red half"}')
+    arguments = ("--config", "tiny.yaml", "--predictions", "mine/captions.json", "--output", "mine")
+    assert "captions.json exists" in run(trained, "evaluate", *arguments, status=2)
+    assert (trained / "mine" / "captions.json").read_text() == '{"20.png": "a red half"}'
+    assert not (trained / "mine" / "scores.json").exists()
+
+
+def test_odd_captions_are_scored_and_written_as_valid_json(trained):
+    captions = {"20.png": "a \ud800 half\x1b[31m", "21.png": "", "22.png": "\n", "23.png": "red " * 2_000}
+    text = predict(trained, captions, "--output", "odd")
+    assert "\x1b" not in text
+    content = (trained / "odd" / "captions.json").read_bytes()
+    rows = json.loads(content, parse_constant=pytest.fail)
+    assert {row["image_id"]: row["caption"] for row in rows} == captions
+    json.loads((trained / "odd" / "scores.json").read_bytes(), parse_constant=pytest.fail)
+
+
+def test_the_training_split_is_captioned_without_augmentation(trained, monkeypatch):
+    seen = []
+
+    def spy(captioner, dataset, options):
+        seen.append(torch.stack([dataset.image(i) for i in range(len(dataset))]))
+        return caption_split(captioner, dataset, options)
+
+    monkeypatch.setattr("training.validation.caption_split", spy)
+    for augment in ("[]", "[crop,flip]"):
+        run(trained, "evaluate", "--split", "train", "--output", "train", f"data.augment={augment}")
+    assert torch.equal(*seen)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import random
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
@@ -16,7 +18,9 @@ from metrics.bleu import bleu_scores
 from metrics.measures import LOSS, MEASURES, PERPLEXITY, TOP5, find_monitor
 from metrics.meteor import find_java, meteor
 from metrics.metric import MetricError, Tokenized
+from metrics.rouge import rouge_scores
 from metrics.scores import VALIDATION_METRICS, score_set, scores_table
+from metrics.sentences import sentence_scores
 from metrics.statistics import caption_statistics
 from utils import UserError
 
@@ -282,6 +286,7 @@ TWO = Tokenized({"a": ["a dog"], "b": ["a cat"]}, {"a": ["a dog"], "b": ["a cat"
             "Could not reserve enough space",
         ),
         ("print('Segment 1 score: 0.5')", "ended with status 0"),
+        ("print('Segment 1 score: 0.5\\nSegment 2 score: NaN\\nFinal score: NaN')", "ended with status 0"),
         ("import time; time.sleep(60)", "longer than 0.5 s"),
     ],
 )
@@ -297,6 +302,71 @@ def test_java_that_cannot_be_run_is_one_line_and_no_traceback(fake_java, tmp_pat
     (tmp_path / "java").chmod(0o755)
     with pytest.raises(MetricError, match="does not start"):
         meteor(TWO)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Java is a script")
+def test_meteor_that_fails_leaves_the_other_scores(fake_java):
+    fake_java("import sys; print('Segment 1 score: 0.5'); sys.exit('out of memory')")
+    predictions, references = _invented(5)
+    scorer = Scorer(references)
+    assert list(scorer.score(predictions)) == list(WITHOUT_JAVA)
+    assert list(scorer.left_out) == ["METEOR"]
+    assert "out of memory" in scorer.left_out["METEOR"]
+
+
+def test_without_a_folder_for_its_files_meteor_is_left_out(fake_java, monkeypatch, tmp_path):
+    fake_java("")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(MetricError, match="cannot be written"):
+        meteor(TWO)
+
+
+ODD = {
+    "surrogate": "a \ud800 dog runs",
+    "control": "a\x00 dog\x1b[31m runs\x85\u2028 far",
+    "empty": "",
+    "lines": "a dog\nruns\r\nfar",
+    "separator": "a dog ||| runs",
+    "punctuation": "." * 10_000,
+    "long": "a dog runs " * 3_000,
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_captions_and_references_have_scores_and_change_none_of_the_others(name, no_java):
+    references = {"odd": ["a dog", ODD[name]], "b": ["a cat sleeps", "a cat"], "c": ["two boats"]}
+    captions = {"odd": ODD[name], "b": "a cat sleeps", "c": "boats"}
+    scores, _ = score_set(captions, references)
+    assert list(scores) == list(WITHOUT_JAVA)
+    assert all(map(math.isfinite, scores.values()))
+    of_captions = sentence_scores(captions, references)
+    assert of_captions["b"]["ROUGE-L"] == pytest.approx(1)
+    assert 0 <= caption_statistics(captions)["mean_length"] < 4_000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Java is a script")
+def test_an_odd_caption_is_one_line_in_the_files_of_meteor(fake_java):
+    fake_java(
+        """
+import re, sys
+predictions, references = (open(path, "rb").read().decode() for path in sys.argv[7:9])
+count = len(re.findall("\\r\\n|\\r|\\n", predictions))  # what Java takes for the end of a line
+assert len(re.findall("\\r\\n|\\r|\\n", references)) == 2 * count
+print(*(f"Segment {i} score: 1.0" for i in range(count)), "Final score: 0.25", sep="\\n")
+"""
+    )
+    captions = {name: [text] for name, text in ODD.items()}
+    assert meteor(Tokenized(captions, {name: ["a dog", text] for name, text in ODD.items()})) == 0.25
+
+
+WORDS = st.lists(st.sampled_from("abcd"), max_size=12)
+
+
+@given(WORDS, st.lists(WORDS, min_size=1, max_size=3))
+def test_rouge_equals_pycocoevalcaps(caption, references):
+    predictions, references = {"i": [" ".join(caption)]}, {"i": [" ".join(words) for words in references]}
+    expected, _ = Rouge().compute_score(references, predictions)
+    assert rouge_scores(Tokenized(predictions, references)) == (expected, [expected])
 
 
 # ---- What validation measures ----------------------------------------------------------------------

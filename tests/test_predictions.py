@@ -1,6 +1,7 @@
 """metrics/predictions.py: captions from files find their images."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -82,17 +83,24 @@ def test_a_name_goes_before_an_id(tmp_path):
         ({"x/a.jpg": "x", "y/a.jpg": "y"}, r"'x/a\.jpg' and 'y/a\.jpg' may both be the image 'a\.jpg'"),
         (
             [{"image": "a.jpg", "text": "x"}],
-            r'{"image": "a\.jpg", "text": "x"} is not the caption',
+            r"{'image': 'a\.jpg', 'text': 'x'} is not the caption",
         ),
         ([{"caption": "x"}], "is not the caption of an image"),
-        (["a dog"], '"a dog" is not the caption of an image'),
-        ({"a.jpg": ["a dog", "a cat"]}, r'"a\.jpg".*is not the caption of an image'),
+        (["a dog"], "'a dog' is not the caption of an image"),
+        ({"a.jpg": ["a dog", "a cat"]}, r"'a\.jpg'.*is not the caption of an image"),
         ({"a.jpg": None}, "is not the caption of an image"),
         ([], "has no captions"),
         ({}, "has no captions"),
         ("{", "is not valid JSON"),
         ("a poem\n", "column"),
         ("image,caption\na.jpg,a dog, a cat\n", "line 2 has 3 fields"),
+        ('{"a.jpg": "x", "b.jpg": "y", "a.jpg": "z"}', r"the key 'a\.jpg' is repeated"),
+        ({"7": "x", "a.jpg": "y"}, r"caption for 'a\.jpg' \(as '7' and 'a\.jpg'\)"),
+        ([{"image": True, "caption": "x"}], "is not the caption of an image"),
+        ([{"image": 7.5, "caption": "x"}], "is not the caption of an image"),
+        ("[" * 100_000, "nested"),
+        ('{"a":' * 100_000, "nested"),
+        ('[{"image_id": ' + "9" * 5000 + ', "caption": "x"}]', "is not valid JSON"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path, content, message):
@@ -102,9 +110,36 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(tmp_path, content, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no predictions at .*none\.json"):
-        read_predictions(tmp_path / "none.json", TABLE)
+@pytest.mark.parametrize("name", ["none.json", "a" * 300, "a\0b"])
+def test_a_missing_file_is_named(tmp_path, name):
+    with pytest.raises(UserError, match=f"no predictions at .*{name}"):
+        read_predictions(tmp_path / name, TABLE)
+
+
+def test_what_is_no_file_of_text_is_refused_and_not_waited_for(tmp_path):
+    with pytest.raises(UserError, match="is a folder, not a file"):
+        read_predictions(tmp_path, TABLE)
+    (tmp_path / "latin").write_bytes('{"a.jpg": "un café"}'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin is not text in UTF-8"):
+        read_predictions(tmp_path / "latin", TABLE)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UserError, match="pipe is a pipe or a device"):
+            read_predictions(tmp_path / "pipe", TABLE)
+
+
+def test_odd_captions_and_names_are_read_as_they_are(tmp_path, capsys):
+    texts = ["", "a \ud800 dog\n|||\x1b[31m", "dog " * 100_000, "x"]
+    odd = dict(zip(["a.jpg", "b.jpg", "sub/c.jpg", "\ud800"], texts, strict=True))
+    captions = read(tmp_path, odd)
+    assert captions == odd
+    select_predictions(captions, ["a.jpg"], "p.json")
+    capsys.readouterr().out.encode()  # can be printed
+
+
+def test_a_name_of_very_many_parts_is_no_match_and_takes_no_time(tmp_path):
+    name = "a/" * 200_000
+    assert read(tmp_path, {name: "a dog", "a.jpg": "two cats"}) == {name: "a dog", "a.jpg": "two cats"}
 
 
 # ---- Names -----------------------------------------------------------------------------------------

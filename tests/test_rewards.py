@@ -94,6 +94,14 @@ def test_padding_changes_no_reward():
     np.testing.assert_array_equal(rewards(tokens, images), rewards(wide, images))
 
 
+def test_a_word_is_counted_however_often_it_occurs():
+    often, once = [4] * 260 + [EOS], [4, EOS]  # one byte counts to 255
+    rewards = Rewards(pad([often, [5, EOS]]), np.arange(2), VOCAB_SIZE, cider=0, bleu=1)
+    same, fewer = rewards(pad([often, once * 2]), np.zeros(2, np.int64))
+    assert same == pytest.approx(1)
+    assert fewer < 0.5
+
+
 def test_the_end_of_a_sentence_is_rewarded():
     references = [[4, 5, 6, 7, EOS], [8, 9, 10, 11, EOS], [12, 13, 14, EOS]]
     rewards = Rewards(pad(references), np.arange(3), VOCAB_SIZE, cider=1, bleu=1)
