@@ -7,6 +7,8 @@ python show_model.py encoder.name=resnet152                with overrides
 It needs neither weights nor data. Without a vocabulary file it assumes a vocabulary size and prints it.
 """
 
+from startup import run_script
+
 import argparse
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from models.diagram import Diagram, default_diagram
 from models.model import build_model
 from models.summary import Row, Summary, summarise, total
 from reports.architecture import draw_architecture, short
-from utils import UserError, run_script
+from utils import UserError
 
 ASSUMED_VOCAB_SIZE = 10_000  # about COCO's with data.min_freq=5; Flickr8k's is a quarter of it
 

@@ -6,15 +6,19 @@ python visualize_loss.py runs/* --output all.pdf  several runs in one figure
 python visualize_loss.py --watch                  draw again when the log has grown, until Ctrl-C
 """
 
+from startup import run_script
+
 import argparse
+import glob
 import math
+import os
 import time
 from pathlib import Path
 
 from metrics.measures import MEASURES
 from reports.curves import draw_curves
 from reports.loss_log import best, best_text, find_log, newest_log, read_log, run_names
-from utils import UserError, run_script
+from utils import UserError
 
 _POLL = 2  # seconds between two checks of a watched log
 _SHOWN = [measure for measure in MEASURES if measure.in_curves]
@@ -23,7 +27,7 @@ _SHOWN = [measure for measure in MEASURES if measure.in_curves]
 def main() -> None:
     """Draw the curves and print a table."""
     args = _parse_arguments()
-    logs = [find_log(run) for run in args.runs]
+    logs = [find_log(run) for argument in args.runs for run in _select(argument)]
     if not logs:
         logs = [newest_log(Path("runs"))]
         print(f"The most recent run: {logs[0].parent}")
@@ -64,8 +68,8 @@ def _parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN",
-        help="a run folder or a loss_log.txt (default: the most recent run in runs/)",
+        "runs", nargs="*", metavar="RUN",
+        help="run folders, loss_log.txt files or globs (default: the most recent run in runs/)",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
@@ -74,6 +78,12 @@ def _parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--watch", action="store_true", help="draw again when a log has grown, until Ctrl-C")
     return parser.parse_intermixed_args()
+
+
+def _select(argument: str) -> list[Path]:
+    """The run, or the runs that match a glob: not every shell expands it."""
+    matches = [] if os.path.lexists(argument) else sorted(glob.glob(argument))
+    return [Path(match) for match in matches] or [Path(argument)]
 
 
 def _runs_table(logs: list[Path]) -> str:

@@ -14,9 +14,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectang
 from matplotlib.path import Path as Line
 
 from data.sample import Group, Scene, draw_scene
-from files import replacing
 from models.diagram import Arrow, Box, Diagram, Point
 from models.summary import Row, Summary, total
+from outputs import OutputFolder
 from reports.lettering import GREY, INK, PAPER
 from utils import UserError
 
@@ -35,7 +35,8 @@ def draw_architecture(summary: Summary, diagram: Diagram, encoder: str, output: 
     """Draw the model of `summary`, whose encoder is called `encoder` and whose decoder is drawn by `diagram`.
 
     Raises:
-        UserError: the name of `output` does not end in png, svg or pdf, or it cannot be written.
+        UserError: the name of `output` does not end in png, svg or pdf, or it cannot be written, or it is a
+            file but not an earlier figure.
     """
     if output.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"cannot draw {output}: the name must end in .png, .svg or .pdf")
@@ -48,13 +49,11 @@ def draw_architecture(summary: Summary, diagram: Diagram, encoder: str, output: 
     _draw_panels(axis, summary, diagram.split)
     _draw_encoder(axis, summary)
     _draw_decoder(axis, summary, diagram)
-    try:
-        # With this salt the ids in an SVG depend only on the figure, so the same figure gives the same file.
-        with replacing(output) as temporary, matplotlib.rc_context({"svg.hashsalt": "model"}):
-            metadata = {"Date": None} if output.suffix.lower() == ".svg" else None
-            figure.savefig(temporary, format=output.suffix[1:].lower(), metadata=metadata)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
+    # With this salt the ids in an SVG depend only on the figure, so the same figure gives the same file.
+    salted = matplotlib.rc_context({"svg.hashsalt": "model"})
+    with OutputFolder(output.parent).writing(output.name) as temporary, salted:
+        metadata = {"Date": None} if output.suffix.lower() == ".svg" else None
+        figure.savefig(temporary, format=output.suffix[1:].lower(), metadata=metadata)
 
 
 def _draw_title(axis: Axes, summary: Summary, title: str) -> None:

@@ -15,6 +15,7 @@ from reports.lettering import GREY, INK, PAPER, font, wrap
 
 _PANEL = 256  # pixels: the longer side of a panel on the sheet
 _GAP, _MARGIN, _TITLE = 16, 28, 34  # pixels: between panels, around the sheet, for the title of a panel
+_LONGEST_WORD = 100  # letters; no more fit above a panel
 _WIDEST = 5 * (_PANEL + _GAP)  # pixels: about the width of a slide
 
 # From dark to light, so that brighter means more on a projector, in print, and for colour-blind people.
@@ -99,6 +100,7 @@ def _lay_out(panels: list[tuple[str, str, Image.Image]], caption: str) -> Image.
 
 def _title(draw: ImageDraw.ImageDraw, baseline: tuple[int, int], word: str, weight: str, width: int) -> None:
     """The word, shortened if it is too long, and its weight, on a line that starts at `baseline` (x, y)."""
+    word = " ".join(word.split())[:_LONGEST_WORD]  # line breaks cannot be measured
     large, small = font(18, word + "…"), font(13, weight)
     room = width - small.getlength(weight) - 8
     while len(word) > 1 and large.getlength(word) > room:

@@ -10,6 +10,7 @@ from reports.lettering import GREY, INK, PAPER, font, wrap
 
 _NARROWEST = 384  # pixels; on less, a caption would be too small to read or have one word per line
 _TALLEST_ENLARGED = 4096  # pixels; limits the size of an enlarged narrow image
+_LONGEST = 16_384  # pixels of a side; a JPEG file can have 65,500, of which the text takes some
 _LEADING = 1.32  # distance between two lines, as a multiple of the font size
 
 _Line = tuple[str, float, str, float]  # text, its size, colour, and the y of its top, in pixels
@@ -19,9 +20,12 @@ def captioned_image(image: Image.Image, caption: str, references: Sequence[str] 
     """The upright image, RGB, with `caption` wrapped beneath it and the `references` beside it, smaller.
 
     The image keeps its size, unless it is narrower than 384 pixels: then it is enlarged by a whole factor, so
-    that the caption is readable. The font size grows with the image.
+    that the caption is readable. If it is longer than 16,384 pixels, it is reduced. The font size grows with
+    the image.
     """
-    image = _wide_enough(upright_rgb(image))
+    image = upright_rgb(image)
+    image.thumbnail((_LONGEST, _LONGEST))
+    image = _wide_enough(image)
     # Limited by the area, so that a panorama does not get huge letters, and by the width, so that a narrow
     # image does not break words.
     size = max(15, min(image.width / 20, sqrt(image.width * image.height) / 22))

@@ -1,6 +1,7 @@
 """Training curves of one or several runs in one figure: loss, accuracy, scores, learning rate."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from files import replacing
 from metrics.measures import LOSS, MEASURES, PERPLEXITY, TOP5, Measure
+from outputs import OutputFolder
 from reports.lettering import GREY, INK
 from reports.loss_log import COLUMNS, best, best_text, find_log, rate_changes, read_log, run_names
 from utils import UserError
@@ -55,7 +57,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
 
     There is a panel for each measure that any of the runs has. Training is dashed (single steps are pale),
     validation is solid, and a star marks the best epoch. Raises UserError if a log cannot be read or the
-    figure cannot be written.
+    figure cannot be written, or if `output` exists and is neither an earlier figure nor a run's loss_curve.
     """
     logs = [find_log(Path(run)) for run in runs]
     tables = [read_log(log) for log in logs]
@@ -88,11 +90,15 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     marked = [text for text, rows in _MARKS.values() if any(rows(table).any() for table in tables)]
     _legend(figure, names, colours, marked)
 
-    try:
-        with replacing(output) as temporary:
-            figure.savefig(temporary, format=output.suffix[1:].lower())
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from None
+    with _writing(output, logs) as temporary:
+        figure.savefig(temporary, format=output.suffix[1:].lower())
+
+
+def _writing(output: Path, logs: Sequence[Path]) -> AbstractContextManager[Path]:
+    """The curves of a run in its own folder belong to it; elsewhere only an earlier figure is replaced."""
+    if output.stem == "loss_curve" and output.parent.resolve() in {log.parent.resolve() for log in logs}:
+        return replacing(output)
+    return OutputFolder(output.parent).writing(output.name)
 
 
 def _panels(table: pd.DataFrame) -> list[_Panel]:

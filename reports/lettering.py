@@ -13,27 +13,30 @@ INK, GREY, PAPER = "#1b1d22", "#6b7078", "#ffffff"
 
 def font(size: float, text: str = "", bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans at `size` pixels, or an installed font that contains more letters of `text`."""
-    letters = frozenset(map(ord, text)) - frozenset(map(ord, " \t\n"))
-    return ImageFont.truetype(_font_file(letters, bold), max(1, round(size)))
+    # matplotlib comes with DejaVu (Latin, Greek, Cyrillic, Arabic and more): nothing has to be installed.
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    file = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
+    letters = set(map(ord, text)) - set(map(ord, " \t\n"))
+    if not letters <= _letters(file):
+        file = max([file, *installed_fonts()], key=lambda file: len(letters & _letters(file)))
+    return ImageFont.truetype(file, max(1, round(size)))
 
 
 @cache
-def _font_file(letters: frozenset[int], bold: bool) -> str:
-    # matplotlib comes with DejaVu (Latin, Greek, Cyrillic, Arabic and more): nothing has to be installed.
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    dejavu = str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
-    if letters <= _letters(dejavu):
-        return dejavu
+def installed_fonts() -> list[str]:
+    """The files of all fonts of the machine."""
     # Its import lists all fonts of the machine, so it is only imported when needed.
     from matplotlib.font_manager import fontManager
 
-    installed = sorted({entry.fname for entry in fontManager.ttflist})
-    return max([dejavu, *installed], key=lambda file: len(letters & _letters(file)))
+    return sorted({entry.fname for entry in fontManager.ttflist})
 
 
 @cache
 def _letters(file: str) -> frozenset[int]:
-    face = FT2Font(file)
+    try:
+        face = FT2Font(file)
+    except (OSError, RuntimeError):  # gone, or broken
+        return frozenset()
     # A bitmap font cannot be scaled; matplotlib's Last Resort has a box for every letter.
     useful = face.scalable and not face.family_name.startswith("Last Resort")
     return frozenset(face.get_charmap()) if useful else frozenset()

@@ -2,7 +2,8 @@
 
 It is a CSV file with a header. `event` is the kind of row: `step` (one logging interval: train_* and lr),
 `epoch` (means over the epoch, and the validation) or `resume` (the run was resumed at that step). Epochs are
-counted from 1, steps over the whole run.
+counted from 1, steps over the whole run. `skipped` counts the steps of the interval or epoch whose loss or
+gradient was not finite; they changed no weight, and the means leave them out.
 """
 
 import io
@@ -18,7 +19,7 @@ from utils import UserError
 _LOG_NAME = "loss_log.txt"
 # Every log has these. An objective that reports other figures adds a `train_` column for each.
 COLUMNS = (
-    *("event", "epoch", "step", "seconds", "lr"),
+    *("event", "epoch", "step", "seconds", "lr", "skipped"),
     *("train_loss", "train_perplexity", "train_top5"),
     *(measure.column for measure in MEASURES),
 )

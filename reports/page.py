@@ -5,9 +5,8 @@ The page is the template page.html.j2 with its style (page.css) and its script (
 
 import base64
 import os
-import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -19,8 +18,8 @@ from PIL import Image
 
 from captioning import Caption
 from data.transforms import upright_rgb
+from outputs import OutputFolder
 from reports.attention import BLUR, GLOW, HEAT, UNLIT, full_scale
-from utils import UserError
 
 LEVELS = 31  # of attention in a cell; the page smooths the maps, so the steps are not visible
 _HERE = Path(__file__).parent
@@ -34,10 +33,9 @@ class PageEntry:
     """One image on the page."""
 
     name: str  # shown under the caption, and used to search and sort; may contain any characters
-    image: Path | Image.Image  # a path is opened only to make its thumbnail
+    image: Image.Image
     result: Caption  # the caption, its words, other beams and attention; `result.image` is not used
     references: Sequence[str] = ()
-    scores: Mapping[str, float] = field(default_factory=dict)  # of the caption against the references
     files: Mapping[str, Path] = field(default_factory=dict)  # files on disk that the page links to, by label
 
 
@@ -59,47 +57,86 @@ class _Maps:
         return f"{start} {attention.shape[1]} {attention.shape[2]} {full:.4g}"
 
     def text(self) -> str:
-        """All maps that were added; empty if there are none."""
-        return base64.b64encode(b"".join(self.packed) + self.packer.flush()).decode() if self.cells else ""
+        """All maps that have been added; empty if there are none."""
+        end = self.packer.copy().flush()  # of a copy, so that more maps may follow
+        return base64.b64encode(b"".join(self.packed) + end).decode() if self.cells else ""
 
 
-def write_page(path: Path, entries: Iterable[PageEntry], title: str = "Captions") -> None:
-    """Write the page to `path`, and its thumbnails into the folder `<path without suffix>_files` beside it.
+class Page:
+    """The page, to which images are added one by one, so that only one of them is in memory.
 
-    The page needs no network and no server. All text is escaped. `entries` may be a generator, so that only
-    one image is in memory. Raises UserError if an image cannot be read or the page cannot be written.
+    Its thumbnails are in the folder `<path without suffix>_files` beside it. It needs no network and no
+    server. All text is escaped.
     """
-    path = Path(path)
-    folder = path.parent / f"{path.stem}_files"
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.iterdir():  # thumbnails of an earlier page, which may have had more images
-            if re.fullmatch(r"\d{5}\.jpg", old.name):
-                old.unlink()
-        maps = _Maps()
-        # Thumbnails have numbers as names, because file names may contain characters that URLs may not.
-        cards = [_card(entry, number, folder, maps) for number, entry in enumerate(entries, start=1)]
-        scores = list(dict.fromkeys(name for card in cards for name in card["scores"]))
-        for card in cards:
-            values = [card["log_prob"], *(card["scores"].get(name, float("nan")) for name in scores)]
+
+    def __init__(self, path: Path):
+        self.path, self.outputs = path, OutputFolder(path.parent)
+        self.cards: list[dict] = []
+        self.maps = _Maps()
+
+    def check(self, num_images: int) -> None:
+        """Raise a UserError if files of the user's have the names of the page or of its thumbnails."""
+        self.outputs.check([self.path.name, *map(self.thumbnail, range(1, num_images + 1))])
+
+    def thumbnail(self, number: int) -> str:
+        """The path of a thumbnail, relative to the page.
+
+        It is a number, because names of image files may contain characters that URLs may not.
+        """
+        return f"{self.path.stem}_files/{number:05}.jpg"
+
+    def add(self, entry: PageEntry) -> None:
+        """Add an image; writes its thumbnail. Raises UserError if it cannot be written."""
+        result, attention = entry.result, entry.result.attention
+        thumbnail = self.thumbnail(len(self.cards) + 1)
+        small = upright_rgb(entry.image)
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
+        with self.outputs.writing(thumbnail) as temporary:
+            small.save(temporary, format="jpeg", quality=85)
+        card = {
+            "name": entry.name,
+            "caption": result.caption,
+            "log_prob": result.log_prob,
+            "words": result.words,
+            "others": result.others,
+            "references": entry.references,
+            "thumbnail": quote(os.fsencode(thumbnail)),
+            "map": self.maps.add(attention) if attention is not None and len(attention) else "",
+            "links": {label: _url(file, self.path.parent) for label, file in entry.files.items()},
+        }
+        self.cards.append(card)
+
+    def write(self, scores: Mapping[str, Mapping[str, float]] | None = None, title: str = "Captions") -> None:
+        """Write the page and remove thumbnails of an earlier one, which may have had more images.
+
+        `scores`: of the captions that have references, by the names of their entries. Raises UserError if the
+        page cannot be written.
+        """
+        measures = list(dict.fromkeys(name for values in (scores or {}).values() for name in values))
+        for card in self.cards:
+            card["scores"] = (scores or {}).get(card["name"], {})
+            values = [card["log_prob"], *(card["scores"].get(name, float("nan")) for name in measures)]
             card["numbers"] = " ".join(f"{value:.4g}" for value in values)
-        html = environment.get_template("page.html.j2").render(
-            cards=cards,
+        environment = Environment(
+            loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        html = environment.get_template("page.html.j2").stream(
+            cards=self.cards,
             title=title,
-            measures=["log p", *scores],
+            measures=["log p", *measures],
             eager=_EAGER,
-            maps=maps.text(),
+            maps=self.maps.text(),
             settings=_settings(),
             css=Markup((_HERE / "page.css").read_text("utf-8").strip()),
             script=Markup((_HERE / "page.js").read_text("utf-8").strip()),
         )
-        # In Python, a file name that is not valid UTF-8 has lone surrogates, which become "?" on the page.
-        path.write_text(html, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"cannot write the page {path}: {error}") from None
+        with self.outputs.writing(self.path.name) as temporary:
+            # A file name that is not valid UTF-8 has lone surrogates in Python. They become "?".
+            html.dump(str(temporary), encoding="utf-8", errors="replace")
+        number = len(self.cards) + 1
+        while (name := self.thumbnail(number)) in self.outputs.digests:
+            self.outputs.remove(name)
+            number += 1
 
 
 def _settings() -> dict:
@@ -112,40 +149,6 @@ def _settings() -> dict:
         "pixels": _OVERLAY,
         "levels": LEVELS,
     }
-
-
-def _card(entry: PageEntry, number: int, folder: Path, maps: _Maps) -> dict:
-    """The values of one entry for the template. Its thumbnail is written into `folder`."""
-    result, attention = entry.result, entry.result.attention
-    thumbnail = folder / f"{number:05}.jpg"
-    _write_thumbnail(entry.image, thumbnail)
-    return {
-        "name": entry.name,
-        "caption": result.caption,
-        "log_prob": result.log_prob,
-        "words": result.words,
-        "others": result.others,
-        "references": entry.references,
-        "scores": entry.scores,
-        "thumbnail": _url(thumbnail, folder.parent),
-        "map": maps.add(attention) if attention is not None and len(attention) else "",
-        "links": {label: _url(file, folder.parent) for label, file in entry.files.items()},
-    }
-
-
-def _write_thumbnail(image: Path | Image.Image, thumbnail: Path) -> None:
-    if isinstance(image, Image.Image):
-        small = upright_rgb(image)
-    else:
-        try:
-            with Image.open(image) as opened:
-                opened.draft("RGB", (2 * _THUMBNAIL, 2 * _THUMBNAIL))  # a JPEG is decoded at a smaller size
-                small = upright_rgb(opened)
-        except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # Pillow raises these for a broken file.
-            raise OSError(f"{image}: {error}") from None
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    small.save(thumbnail, quality=85)
 
 
 def _url(file: Path, folder: Path) -> str:

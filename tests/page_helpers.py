@@ -1,12 +1,13 @@
 """What the tests of reports share: an image, results of captioning, and a page of them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from reports.page import PageEntry, write_page
+from reports.page import Page, PageEntry
 
 NASTY = "<img src=x onerror=alert(1)>.jpg"
 EVIL = '"><script>alert(2)</script>'
@@ -35,10 +36,15 @@ def result(caption: str, log_prob: float, words=(), others=(), attention=None) -
     )
 
 
+def write_page(path: Path, entries: Iterable[PageEntry], scores=None, title: str = "Captions") -> None:
+    page = Page(path)
+    for entry in entries:
+        page.add(entry)
+    page.write(scores, title)
+
+
 def make_page(folder: Path) -> Path:
     """Three images, one of them with attention and scores, one with hostile text in every place."""
-    file = folder / 'a b%20#"ü.jpg'
-    draw_image(900, 600).save(file)
     sheet = folder / "attention sheets" / "100% #1 'ü'.png"
     sheet.parent.mkdir()
     draw_image(50, 50).save(sheet)
@@ -46,10 +52,11 @@ def make_page(folder: Path) -> Path:
     ball = result("red ball", -3.25, [("red", 0.5), ("ball", 0.9)], [("a ball", -4.5)], attention)
     evil = result(EVIL, -1.5, [(EVIL, 1.0)], [(EVIL, -2)], attention[:1])
     entries = [
-        PageEntry(file.name, file, ball, ["a ball of red"], {"CIDEr": 0.5}),
-        PageEntry(NASTY, draw_image(30, 90), evil, [EVIL], {"CIDEr": 0.25}, {EVIL: sheet}),
+        PageEntry('a b%20#"ü.jpg', draw_image(900, 600), ball, ["a ball of red"]),
+        PageEntry(NASTY, draw_image(30, 90), evil, [EVIL], {EVIL: sheet}),
         PageEntry("10.jpg", draw_image(40, 40), result("девочка & собака", -2.0), ["a girl & a dog"]),
     ]
     path = folder / "captions_result.html"
-    write_page(path, iter(entries), title="Captions <of> a run")
+    scores = {entries[0].name: {"CIDEr": 0.5}, NASTY: {"CIDEr": 0.25}}
+    write_page(path, entries, scores, title="Captions <of> a run")
     return path

@@ -1,7 +1,10 @@
 """Captioner: any image in, typed results out, in order."""
 
+import gc
 import io
 import threading
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,10 @@ import torch
 from PIL import Image
 
 from captioning import Caption, Captioner, ImageError
-from data.transforms import ImageTransform
+from compute import has_bfloat16_lstm
+from data.transforms import ImageTransform, read_image
 from data.vocab import SPECIAL, Vocabulary
-from files import save_checkpoint
+from models.checkpoint import save_checkpoint
 from models.model import build_model
 from tests.helpers import CPU, tiny
 from utils import UserError
@@ -102,6 +106,17 @@ def test_the_size_of_the_batch_changes_nothing(captioner):
     assert [told(next(captioner([image]))) for image in images] == together
 
 
+def test_samples_depend_on_the_place_of_an_image_in_the_input_and_not_on_the_batch(captioner, tmp_path):
+    images = [noise(0)] * 6
+    samples = [told(result) for result in captioner(images, temperature=2.0)]
+    assert len(set(samples)) > 1  # the images are equal, but do not share their random numbers
+    assert [told(result) for result in captioner(images, temperature=2.0, batch_size=2)] == samples
+    images[3] = tmp_path / "none.jpg"
+    results = list(captioner(images, temperature=2.0, batch_size=2, errors="return"))
+    del samples[3], results[3]
+    assert list(map(told, results)) == samples
+
+
 def test_images_are_read_as_a_stream(captioner):
     taken = []
 
@@ -127,6 +142,55 @@ def test_an_unreadable_image_raises_or_comes_back_in_its_place(captioner, tmp_pa
     assert told(results[4]) == told(next(captioner([noise(2)])))
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         list(captioner(sources))
+
+
+def test_only_one_image_is_in_memory_at_a_time(captioner, tmp_path, monkeypatch):
+    alive = []
+
+    def read(source):
+        gc.collect()
+        assert sum(image() is not None for image in alive) == 0
+        image = read_image(source)
+        alive.append(weakref.ref(image))
+        return image
+
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, path in enumerate(paths):
+        Image.fromarray(noise(i)).save(path)
+    monkeypatch.setattr("captioning.read_image", read)
+    results = list(captioner(paths))
+    assert len(alive) == 4
+    gc.collect()
+    assert all(image() is None for image in alive)
+    assert np.array_equal(np.asarray(results[2].image), noise(2))
+
+
+def test_an_image_that_is_gone_when_it_is_wanted_again_is_an_image_error(captioner, tmp_path):
+    Image.fromarray(noise(0)).save(tmp_path / "a.png")
+    file = io.BytesIO((tmp_path / "a.png").read_bytes())
+    results = list(captioner([tmp_path / "a.png", file]))
+    (tmp_path / "a.png").unlink()
+    file.close()
+    for result in results:
+        with pytest.raises(ImageError, match="cannot be read"):
+            result.image  # noqa: B018 (it is a property)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Image.new("RGB", (0, 5)),
+        np.zeros((0, 5, 3), np.uint8),
+        Image.new("F", (2, 2), float("nan")),
+        io.BytesIO(b"no image"),
+        Path("a\0b.png"),
+        None,
+    ],
+)
+def test_whatever_cannot_be_read_is_an_image_error(captioner, source):
+    [result] = captioner([source], errors="return")
+    assert isinstance(result, ImageError)
+    assert "cannot be read as an image" in str(result)
 
 
 def test_nothing_in_gives_nothing_out(captioner, tmp_path):
@@ -169,3 +233,44 @@ def test_the_caller_s_code_runs_outside_of_inference_mode(captioner):
 def test_a_checkpoint_that_is_missing_is_an_error_for_people(tmp_path):
     with pytest.raises(UserError, match="no checkpoint at"):
         Captioner.load(tmp_path / "best.pth")
+
+
+def test_a_beam_beyond_the_memory_is_refused_before_it_is_tried(captioner, monkeypatch):
+    monkeypatch.setattr("compute.total_memory", lambda device: 2**19)
+    with pytest.raises(UserError, match=r"search\.beam=10000 for 1 images at once needs .*; lower it"):
+        next(captioner([noise(0)], beam=10_000))
+
+
+def test_outputs_that_are_no_numbers_are_no_captions(captioner):
+    for weight in captioner.model.decoder.parameters():
+        weight.data.fill_(1e38)  # finite, but what it computes overflows
+    with pytest.raises(UserError, match="the model's outputs are not finite numbers"):
+        next(captioner([noise(0)]))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_cpu_without_bfloat16_is_asked_only_for_what_it_can(captioner, monkeypatch, kind, supported):
+    """oneDNN ends with "could not create a primitive descriptor" for an nn.LSTM on such a CPU."""
+    monkeypatch.setattr("captioning.has_bfloat16_lstm", lambda: supported)
+    config = captioner.config.model_copy(deep=True)
+    config.decoder.kind = kind
+    model = build_model(config, len(WORDS)).eval()
+    halves = replace(captioner.compute, precision=torch.bfloat16)
+    if kind == "lstm" and not supported:
+        with pytest.raises(UserError, match=r"run\.precision=bfloat16: .*use run\.precision=float32"):
+            replace(captioner, model=model, config=config, compute=halves)
+    else:
+        replace(captioner, model=model, config=config, compute=halves)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "attention"])
+def test_bfloat16_captions_or_is_refused_on_this_cpu(captioner, kind):
+    config = captioner.config.model_copy(deep=True)
+    config.decoder.kind = kind
+    model = build_model(config, len(WORDS)).eval()
+    halves = replace(captioner.compute, precision=torch.bfloat16)
+    if kind == "lstm" and not has_bfloat16_lstm():
+        pytest.skip("this CPU has no LSTM in bfloat16")
+    [result] = replace(captioner, model=model, config=config, compute=halves)([noise(0)])
+    assert isinstance(result.caption, str)

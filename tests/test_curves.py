@@ -236,3 +236,34 @@ def test_watching_draws_again_when_the_log_has_grown_and_waits_for_its_first_row
     assert out.count("waiting: ") == 1
     assert out.count("Wrote ") == 1
     assert (tmp_path / "a.svg").exists()
+
+
+def test_runs_may_be_given_as_globs_which_not_every_shell_expands(tmp_path, monkeypatch, capsys):
+    for name in ("one", "two", "[odd]"):
+        write_log(tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(visualize_loss, "draw_curves", lambda *_: None)
+    for arguments, names in (("runs/*", ["[odd]", "one", "two"]), ("runs/[odd]", ["[odd]"])):
+        monkeypatch.setattr(sys, "argv", ["visualize_loss.py", arguments])
+        visualize_loss.main()
+        table = capsys.readouterr().out
+        assert [name for name in ("[odd]", "one", "two") if name in table] == names
+
+
+def test_a_glob_that_matches_no_run_is_an_error_for_people(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["visualize_loss.py", "nothing/*"])
+    with pytest.raises(UserError, match=r"no such run: nothing/\*; pass a run folder"):
+        visualize_loss.main()
+
+
+def test_the_curves_of_a_run_are_replaced_but_no_file_of_the_user_s(tmp_path):
+    run = write_log(tmp_path / "run")
+    (run / "loss_curve.svg").write_text("from another version of this project")
+    for output in (run / "loss_curve.svg", tmp_path / "own.svg", tmp_path / "own.svg"):
+        draw_curves([run], output)
+    (run / "notes.svg").write_text("the user's")
+    (tmp_path / "loss_curve.svg").symlink_to(run / "notes.svg")
+    for output in (run / "notes.svg", tmp_path / "loss_curve.svg"):
+        with pytest.raises(UserError, match="did not write it"):
+            draw_curves([run], output)
+    assert (run / "notes.svg").read_text() == "the user's"

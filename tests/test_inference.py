@@ -1,11 +1,17 @@
 """inference_visualize.py: captions of any images."""
 
+import contextlib
+import io
 import json
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from reports.captioned import captioned_image
 from tests.script_helpers import run
 
 pytestmark = pytest.mark.usefixtures("no_java")
@@ -91,3 +97,147 @@ def test_the_same_pixels_give_the_same_caption_in_evaluation_and_inference(train
     run(trained, "inference_visualize", *images, "--output", "same")
     captioned = read_json(trained / "same" / "captions.json")
     assert [row["caption"] for row in captioned] == [row["caption"] for row in evaluated]
+
+
+# --- one bad item never spoils the batch ---
+
+# The beginning of a PNG file that claims to have 50,000 x 50,000 pixels.
+HEADER = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\r" + HEADER + struct.pack(">I", zlib.crc32(HEADER)) + b"\0\0\0\x09IDAT"
+
+
+def png(size: tuple[int, int] = (30, 20)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, "PNG")
+    return file.getvalue()
+
+
+def test_odd_names_and_shapes_are_captioned_and_what_cannot_be_read_is_skipped(trained):
+    good = {
+        "a.png": png(),
+        "A.png": png(),
+        "ä" * 124 + ".png": png(),
+        "ä" * 124 + ".jpg": png(),
+        "line\nbreak\x1b[31m.png": png(),
+        "wide.png": png((65_536, 2)),
+    }
+    with contextlib.suppress(OSError):  # some file systems have no such names
+        (trained / "no utf-8 \udce4.png").write_bytes(png())
+        (trained / "no utf-8 \udce4.png").unlink()
+        good["no utf-8 \udce4.png"] = png()
+    bad = {"bomb.png": BOMB, "cut off.png": png()[:50], "empty.jpg": b"", "text.gif": b"no image"}
+    (trained / "images").mkdir()
+    for name, content in {**good, **bad}.items():
+        (trained / "images" / name).write_bytes(content)
+    text = run(trained, "inference_visualize", "images", "--attention", "--output", "out", status=1)
+    assert "\x1b" not in text
+    assert "bomb.png: DecompressionBombError" in text
+    assert [name for name in bad if f"skipped: images/{name} cannot be read" in text] == list(bad)
+    assert text.count("skipped: ") == len(bad)
+    rows = read_json(trained / "out" / "captions.json")
+    assert {Path(row["image"]).name for row in rows} == set(good)
+    names = [file.name for file in (trained / "out").iterdir()]
+    for suffix in ("_captioned.jpg", "_attention.jpg"):
+        assert len([name for name in names if name.endswith(suffix)]) == len(good)
+    for file in (trained / "out").glob("*.jpg"):
+        Image.open(file).load()
+
+
+def test_an_image_that_is_gone_or_cannot_be_drawn_is_skipped_by_name(trained, monkeypatch):
+    def draw(image, *arguments):
+        (trained / "data" / "images" / "01.png").unlink(missing_ok=True)
+        if image.getpixel((0, 2))[0] == 99:  # 02.png
+            raise MemoryError("too large")
+        return captioned_image(image, *arguments)
+
+    monkeypatch.setattr("reports.results.captioned_image", draw)
+    images = [f"data/images/0{i}.png" for i in range(4)]
+    text = run(trained, "inference_visualize", *images, "--output", "out", status=1)
+    assert "skipped: data/images/01.png cannot be read" in text
+    assert "skipped: data/images/02.png: its caption cannot be drawn (MemoryError: too large)" in text
+    rows = read_json(trained / "out" / "captions.json")
+    assert [row["image"] for row in rows] == [images[0], images[3]]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_a_fifo_is_skipped_and_not_waited_for(trained):
+    os.mkfifo(trained / "fifo.jpg")
+    text = run(trained, "inference_visualize", "fifo.jpg", "data/images/00.png", status=1)
+    assert "skipped: fifo.jpg cannot be read" in text
+
+
+# --- results ---
+
+
+def test_a_file_of_the_user_s_is_not_replaced_which_is_said_before_the_work(trained, monkeypatch):
+    monkeypatch.setattr("captioning.Captioner.load", None)
+    user_s = trained / "data" / "images" / "00_captioned.jpg"
+    user_s.write_text("the user's")
+    text = run(trained, "inference_visualize", "data/images/00.png", "--output", "data/images", status=2)
+    assert "00_captioned.jpg exists" in text
+    (trained / "out").mkdir()
+    (trained / "out" / "captions.json").symlink_to(user_s)
+    assert "captions.json exists" in run(
+        trained, "inference_visualize", "data/images/00.png", "--output", "out", status=2
+    )
+    for output in ("tiny.yaml", "tiny.yaml/out"):
+        assert "tiny.yaml is not a folder" in run(
+            trained, "inference_visualize", "data/images/00.png", "--output", output, status=2
+        )
+    assert user_s.read_text() == "the user's"
+    assert [file.name for file in (trained / "out").iterdir()] == ["captions.json"]
+
+
+def test_results_within_the_images_are_replaced_and_not_captioned_again(trained):
+    write_images(trained / "images")
+    for _ in range(2):
+        run(trained, "inference_visualize", "images", "--output", "images")
+        assert len(read_json(trained / "images" / "captions.json")) == 3
+    run(trained, "inference_visualize", "images/*.???", "images/**/*.jpg", "--output", "elsewhere", status=2)
+    run(trained, "inference_visualize", "images/*.???", "--output", "elsewhere")
+    assert len(read_json(trained / "elsewhere" / "captions.json")) == 3
+
+
+# --- arguments ---
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [""],
+        ["a\0b.jpg"],
+        ["x" * 300],
+        ["data/images/00.png", "--output", ""],
+        ["data/images/00.png", "--output", "a\0b"],
+        ["data/images/00.png", "--captions", ""],
+        ["data/images/00.png", "--checkpoint", ""],
+    ],
+)
+def test_an_argument_that_names_nothing_is_an_error_on_one_line(trained, arguments):
+    run(trained, "inference_visualize", *arguments, status=2)
+
+
+def test_images_are_found_in_a_captions_file_by_their_links_and_by_what_these_lead_to(trained):
+    images = trained / "data" / "images"
+    (trained / "store").mkdir()
+    (images / "20.png").rename(trained / "store" / "0123abcd")
+    (images / "20.png").symlink_to(trained / "store" / "0123abcd")  # as git-annex and DVC keep files
+    (trained / "my link.png").symlink_to(images / "21.png")
+    run(
+        trained, "inference_visualize", "data/images/20.png", "my link.png", "--output", "out",
+        "--captions", "data/captions.csv",
+    )  # fmt: skip
+    linked, link = read_json(trained / "out" / "captions.json")
+    assert linked["references"] == ["A red half on the right.", "On the right, there is red!"]
+    assert link["references"] == ["A green half on the right.", "On the right, there is green!"]
+
+
+def test_top_k_samples_at_the_temperature_that_is_set_or_at_1(trained):
+    def caption(output: str, *arguments) -> list[dict]:
+        run(trained, "inference_visualize", "data/images/0?.png", *arguments, "--output", output)
+        return read_json(trained / output / "captions.json")
+
+    words = ("--top-k", "6", "--seed", "3")
+    hot = caption("hot", "--temperature", "9", *words)
+    assert caption("override", "search.temperature=9", *words) == hot
+    assert caption("plain", *words) == caption("one", "--temperature", "1", *words) != hot

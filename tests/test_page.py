@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.page import LEVELS, PageEntry, write_page
-from tests.page_helpers import EVIL, NASTY, attend_to, draw_image, make_page, result
+from reports.page import LEVELS, Page, PageEntry
+from tests.page_helpers import EVIL, NASTY, attend_to, draw_image, make_page, result, write_page
 from utils import UserError
 
 
@@ -99,12 +99,12 @@ def test_a_thousand_images_with_all_there_is_make_less_than_3_megabytes(tmp_path
                 random.dirichlet(np.full(49, 3), len(words)).reshape(-1, 7, 7),
             ),
             [caption] * 5,
-            {"CIDEr": 0.5, "BLEU-4": 0.25, "ROUGE-L": 0.125},
             {"full size": tmp_path},
         )
         for i in range(images)
     ]  # fmt: skip
-    write_page(tmp_path / "page.html", entries)
+    scores = {entry.name: {"CIDEr": 0.5, "BLEU-4": 0.25, "ROUGE-L": 0.125} for entry in entries}
+    write_page(tmp_path / "page.html", entries, scores)
     assert (tmp_path / "page.html").stat().st_size / images * 1000 < 3e6
 
 
@@ -141,8 +141,29 @@ def test_of_a_stream_of_entries_only_one_image_is_in_memory(tmp_path):
     assert len(alive) == 4
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
-    broken = tmp_path / "broken.jpg"
-    broken.write_text("no image")
-    with pytest.raises(UserError, match=r"broken\.jpg"):
-        write_page(tmp_path / "page.html", [PageEntry("broken.jpg", broken, result("a", -1.0))])
+def test_a_page_does_not_replace_files_of_the_user_s(page):
+    folder = page.parent / "captions_result_files"
+    (folder / "00004.jpg").write_text("the user's")
+    (folder / "cat.jpg").write_text("the user's")
+    with pytest.raises(UserError, match=r"00004\.jpg exists"):
+        Page(page).check(4)
+    Page(page).check(3)
+    page.write_text("edited")
+    with pytest.raises(UserError, match=r"captions_result\.html exists"):
+        Page(page).check(1)
+    write_page(page.with_name("other.html"), [PageEntry("one.jpg", draw_image(40, 40), result("one", -1.0))])
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *(f"0000{i}.jpg" for i in (1, 2, 3, 4)),
+        "cat.jpg",
+    ]
+
+
+def test_lone_surrogates_are_shown_as_question_marks(tmp_path):
+    odd = result("a \udce4 dog", -1.0, [("a", 0.5), ("\ud800", 0.5)], [("\udfff", -2.0)])
+    entry = PageEntry(
+        "\udcff.jpg", draw_image(40, 40), odd, ["\ud83d dog"], {"full size": tmp_path / "\udcff.jpg"}
+    )
+    write_page(tmp_path / "page.html", [entry], {"\udcff.jpg": {"CIDEr": 0.5}})
+    html = (tmp_path / "page.html").read_text("utf-8")
+    for text in ("a ? dog", "? dog", "?.jpg", "%FF.jpg", "CIDEr <b>0.50</b>"):
+        assert text in html

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from reports.attention import UNLIT, overlay
-from reports.page import PageEntry, write_page
-from tests.page_helpers import EVIL, attend_to, draw_image, make_page, result
+from reports.page import PageEntry
+from tests.page_helpers import EVIL, attend_to, draw_image, make_page, result, write_page
 
 pytestmark = pytest.mark.browser
 

@@ -1,11 +1,15 @@
 """Captioned images, attention sheets and the samples of a run."""
 
+import io
 import math
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reports import lettering
 from reports.attention import attention_sheet, full_scale, overlay
 from reports.captioned import captioned_image
 from reports.lettering import font, wrap
@@ -80,6 +84,54 @@ def test_letters_of_many_scripts_are_drawn_rather_than_boxes():
         mask = typeface.getmask(letter)
         assert (mask.getbbox(), bytes(mask)) != box, letter
     assert "LastResort" not in font(40, "一只狗 🐕").path
+
+
+def test_the_memory_of_fonts_does_not_grow_with_the_captions():
+    font(20, "\ud800 warms up the list of fonts")
+    tracemalloc.start()
+    for i in range(2000):
+        font(20, chr(0x4E00 + i) + chr(0x61 + i % 26))
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 200_000
+
+
+def test_a_font_file_that_is_broken_is_not_used(tmp_path, monkeypatch):
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    entries = [SimpleNamespace(fname=str(tmp_path / "broken.ttf")), SimpleNamespace(fname="/gone.ttf")]
+    monkeypatch.setattr("matplotlib.font_manager.fontManager.ttflist", entries)
+    lettering.installed_fonts.cache_clear()
+    assert "DejaVu" in font(20, "\U000fffff").path
+    lettering.installed_fonts.cache_clear()
+
+
+ODD_TEXTS = [
+    "\ud800 dog",
+    "a\0b",
+    "a\x1b[31mb",
+    "a\nb",
+    "\n",
+    "\U0010ffff\ufdd0",
+    "\u202eabc",
+    "e" + "\u0301" * 300,
+    "",
+]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_is_drawn(text):
+    image = draw_image(400, 300)
+    captioned_image(image, text, [text])
+    attention_sheet(image, [text], np.ones((1, 7, 7)))
+    samples_sheet([image], [(text, text, [text])], [text])
+
+
+@pytest.mark.parametrize("size", [(65536, 2), (2, 65536), (1, 1), (17_000, 100)])
+def test_a_captioned_image_of_any_shape_fits_a_jpeg_file(size):
+    image = Image.new("RGB", size)
+    captioned_image(image, "a dog", ["a dog"]).save(io.BytesIO(), "JPEG")
+    attention_sheet(image, ["dog"], np.ones((1, 7, 7))).save(io.BytesIO(), "JPEG")
+    samples_sheet([image], [("epoch 1", "", ["a dog"])], ["a dog"]).save(io.BytesIO(), "JPEG")
 
 
 # --- the attention sheet ---
