@@ -1,6 +1,9 @@
 """Train a captioner: python train.py [--config FILE] [--resume [RUN]] [section.key=value …]"""
 
+from startup import run_script
+
 import argparse
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -10,40 +13,49 @@ from config import Config
 from config_reading import config_parser, load_config
 from data.captions import read_table, references
 from data.sample import draw_if_missing
+from models.checkpoint import Checkpoint
 from training.datasets import make_datasets
+from training.folder import owned, require_unused, run_to_resume, set_aside
+from training.resume import CHANGEABLE, Resumption, captions_digest, resumed
 from training.run import Run
-from training.start import check, make_captioner, resumed, with_model_of
-from utils import UserError, run_script
+from training.start import check, make_captioner, with_model_of
+from utils import UserError
 
 
 def main() -> int:
-    config, checkpoint = _configure(_parse_arguments())
-    check(config)
-    table = find_data(config)
-    seed_everything(config.run.seed, config.run.deterministic)
-    compute = Compute.choose(config.run.device, config.run.precision)
-    captioner = make_captioner(config, checkpoint, table, compute)
-    with compute.explain_memory("lower train.batch_size or data.captions_per_image"):
-        train_set, val_set = make_datasets(captioner, table, ("train", "val"))
-        run = Run(captioner, train_set, val_set, references(table, "val"))
-        if checkpoint and "training" in checkpoint:
-            run.load(checkpoint["training"])
-        return run.train()
+    args = _parse_arguments()
+    asked = None if args.resume else load_config(args.config, args.overrides)
+    if asked is None or args.resume is not None:
+        folder = run_to_resume(Path(args.resume) if asked is None else asked.run_folder)
+        with owned(folder):
+            resumption = resumed(folder, args.overrides, asked)
+            return _train(resumption.config, resumption.checkpoint, resumption)
+    check(asked)
+    with owned(asked.run_folder):
+        require_unused(asked.run_folder, args.overwrite)
+        if asked.train.init_from:
+            return _train(*with_model_of(asked, asked.train.init_from))
+        return _train(asked, None)
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = config_parser(
         "Train a captioner.", ("run", "data", "encoder", "features", "decoder", "train", "rl", "search")
     )
-    parser.add_argument(
+    changeable = textwrap.fill(", ".join(CHANGEABLE), 100, initial_indent="  ", subsequent_indent="  ")
+    parser.epilog = f"{parser.epilog}\n\nkeys that may change when a run is resumed:\n{changeable}"
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         "--resume",
         nargs="?",
         const="",
         metavar="RUN",
         help="continue a stopped run; RUN is its folder (default: the folder of the configuration's run)",
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="start again in the folder of an existing run"
+    start.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start again in the folder of an existing run, whose files are moved into RUN/before-1/",
     )
     args = parser.parse_intermixed_args()
     if args.resume and "=" in args.resume:  # `--resume train.epochs=20`: no RUN, only an override
@@ -51,21 +63,23 @@ def _parse_arguments() -> argparse.Namespace:
     return args
 
 
-def _configure(args: argparse.Namespace) -> tuple[Config, dict | None]:
-    """The configuration of the run, and the checkpoint that it starts from, if any."""
-    if args.resume:
-        return resumed(Path(args.resume), args.overrides)
-    config = load_config(args.config, args.overrides)
-    if args.resume is not None:
-        return resumed(config.run_folder, args.overrides)
-    if (config.run_folder / "checkpoints.pth").exists() and not args.overwrite:
-        raise UserError(
-            f"{config.run_folder} already contains a run; continue it with --resume, start again with "
-            "--overwrite, or choose another name with run.name=NAME"
-        )
-    if config.train.init_from:
-        return with_model_of(config, config.train.init_from)
-    return config, None
+def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption | None = None) -> int:
+    """Train a new run, or one that starts from the model of `checkpoint`, or go on with a stopped one."""
+    check(config)
+    table = find_data(config)
+    if resumption:
+        resumption.require_same_captions(table)
+    seed_everything(config.run.seed, config.run.deterministic)
+    compute = Compute.choose(config.run.device, config.run.precision)
+    with compute.explain_memory("lower train.batch_size or data.captions_per_image"):
+        captioner = make_captioner(config, checkpoint, table, compute)
+        if not resumption:
+            set_aside(config.run_folder)
+        train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
+        run = Run(captioner, train_set, val_set, references(table, "val"), captions_digest(table))
+        if resumption:
+            run.load(resumption)
+        return run.train()
 
 
 def find_data(config: Config) -> pd.DataFrame:

@@ -1,9 +1,12 @@
 """loss_log.txt: rows by column, appended, and written anew by a resumed run."""
 
+from pathlib import Path
+
 import pytest
 
 from reports.loss_log import COLUMNS
 from training.loss_log import LossLog
+from utils import UserError
 
 FIGURES = ("loss", "reward")  # an objective's: one that every log has a column for, and one of its own
 
@@ -47,3 +50,9 @@ def test_rows_after_the_checkpoint_of_a_resume_are_dropped(tmp_path):
     resumed.write()
     resumed.add(event="resume", step=1)
     assert [(row["event"], row["step"]) for row in rows(log.path)] == [("step", "1"), ("resume", "1")]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_a_full_disk_is_one_line_that_names_the_file():
+    with pytest.raises(UserError, match=r"cannot write /dev/full: .*make room on the disk"):
+        LossLog(Path("/dev/full"), FIGURES).add(event="step", step=1)

@@ -1,19 +1,15 @@
 """A run, epoch by epoch, with a training and a validation that are played."""
 
-import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from captioning import Captioner
-from data.captions import read_table, references
-from data.transforms import transform_for
-from data.vocab import Vocabulary
-from models.model import build_model
-from tests.helpers import CPU, tiny
-from training.datasets import make_datasets
+from models.checkpoint import size_of
+from tests.helpers import CPU
+from tests.run_helpers import go_on, make_run
 from training.run import Run
 from training.validation import caption_split
 from utils import UserError
@@ -22,16 +18,7 @@ from utils import UserError
 @pytest.fixture
 def make(dataset: Path):
     """A function from sections of the configuration to a run that has not begun."""
-
-    def run(**sections) -> Run:
-        config = tiny(dataset, **sections)
-        table = read_table(config.data)
-        vocabulary = Vocabulary.build(table["caption"], 1)
-        model = build_model(config, len(vocabulary))
-        captioner = Captioner(model, vocabulary, transform_for(config.encoder), config, CPU)
-        return Run(captioner, *make_datasets(captioner, table, ("train", "val")), references(table, "val"))
-
-    return run
+    return partial(make_run, dataset)
 
 
 def play(run: Run, monkeypatch, values: list[float]) -> list[float]:
@@ -47,9 +34,9 @@ def play(run: Run, monkeypatch, values: list[float]) -> list[float]:
         if path.name == "best.pth":
             kept.append(run.value)
 
-    for name in ("train_epoch", "draw", "report_best"):
+    for name in ("train_epoch", "report_best"):
         monkeypatch.setattr(run, name, lambda: None)
-    monkeypatch.setattr("training.run.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr(run.record, "draw", lambda step: None)
     monkeypatch.setattr(run, "validate", validate)
     monkeypatch.setattr("training.run.save_checkpoint", save)
     assert run.train() == 0
@@ -59,7 +46,7 @@ def play(run: Run, monkeypatch, values: list[float]) -> list[float]:
 def test_the_best_epoch_is_kept_and_training_stops_when_patience_ends(make, monkeypatch, capsys):
     run = make(train={"epochs": 9, "patience": 2})
     assert play(run, monkeypatch, [0.1, 0.3, 0.3, 0.2, 0.9]) == [0.1, 0.3]
-    assert (run.epoch, run.best_epoch) == (5, 2)
+    assert (run.epoch, run.selection.best_epoch) == (5, 2)
     assert "stopped early: no better CIDEr for 2 epochs" in capsys.readouterr().out
 
 
@@ -73,18 +60,8 @@ def test_learning_from_scores_keeps_the_model_it_started_from_if_nothing_is_bett
     train = {"objective": "self_critical", "init_from": "best.pth", "epochs": 2}
     run = make(train=train)
     assert play(run, monkeypatch, [0.4, 0.3, 0.2]) == [0.4]
-    assert run.best_epoch == 0
-    assert [row["epoch"] for row in run.log.history] == [0, 1, 2]
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_with_what_to_do(make, value):
-    run = make()
-    run.open_folder()
-    sums = {"nll": torch.tensor(value), "top5": torch.tensor(0), "tokens": torch.tensor(3)}
-    run.interval.add(sums)
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 0; .*lower train\.lr"):
-        run.log_interval()
+    assert run.selection.best_epoch == 0
+    assert [row["epoch"] for row in run.record.log.history] == [0, 1, 2]
 
 
 def test_validation_never_samples_and_has_the_beam_of_training(make):
@@ -99,9 +76,9 @@ def test_what_is_validated_and_kept_is_the_moving_average(make, monkeypatch):
         run.captioner.model.decoder.output.score.bias.fill_(7)  # the average has not followed yet
     saved = {}
     monkeypatch.setattr("training.run.save_checkpoint", saved.__setitem__)
-    monkeypatch.setattr(run, "draw", lambda: None)
+    monkeypatch.setattr(run.record, "draw", lambda step: None)
     run.open_folder()
-    run.finish_epoch()
+    run.finish_epoch(*run.validate())
     biases = {path.name: content["model"]["decoder.output.score.bias"] for path, content in saved.items()}
     assert (biases["best.pth"] == 0).all()
     assert (biases["checkpoints.pth"] == 7).all()
@@ -122,7 +99,7 @@ def test_each_caption_belongs_to_the_image_of_its_name(make):
     seen = SimpleNamespace(
         config=run.config,
         compute=CPU,
-        search=lambda images, options: images.float().sum(dim=(1, 2)),
+        search=lambda images, options, indices: images.float().sum(dim=(1, 2)),
         texts=lambda sums: sums.tolist(),
     )
     captions = caption_split(seen, run.val_set, run.search_options(1))
@@ -159,3 +136,49 @@ def test_an_epoch_continues_behind_the_batches_that_are_done(make, monkeypatch):
     run.batch = 2
     run.train_epoch()
     assert done == whole[2:]
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_end_the_run(make, monkeypatch, capsys):
+    run = make()
+    run.open_folder()
+
+    def fail(*_):
+        raise UserError("cannot write loss_curve.png: no space")
+
+    monkeypatch.setattr("training.record.draw_curves", fail)
+    (run.config.data.images / run.record.samples.names[0]).unlink()
+    run.finish_epoch(*run.validate())
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert warnings[0] == "warning: cannot write loss_curve.png: no space"
+    assert run.record.samples.names[0] in warnings[1]
+    assert (run.folder / "checkpoints.pth").exists()
+
+
+def test_figures_that_a_killed_run_did_not_draw_are_drawn_by_the_resumed_one(dataset):
+    killed = make_run(dataset, train={"epochs": 1})
+    killed.open_folder()
+    killed.record.draw = lambda step: None  # killed after its last checkpoint
+    killed.finish_epoch(*killed.validate())
+    assert not (killed.folder / "samples.png").exists()
+    log = (killed.folder / "loss_log.txt").read_text()
+    run, _ = go_on(killed.folder)
+    assert run.train() == 0
+    assert (killed.folder / "samples.png").exists()
+    assert (killed.folder / "loss_curve.png").exists()
+    assert (killed.folder / "loss_log.txt").read_text() == log  # nothing was left to train
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_noticed_before_training(make, monkeypatch):
+    run = make(train={"average": 0.5})
+    trained = sum(p.numel() for p in run.trainer.parameters()) * 4
+    model = size_of(run.captioner.checkpoint())
+    # The latest checkpoint with its successor, each with the average and two moments, and best.pth.
+    assert run.size() == pytest.approx(2 * (model + 3 * trained) + model, rel=0.01)
+    monkeypatch.setattr("files.free_space", lambda folder: run.size() - 1)
+    with pytest.raises(UserError, match="not enough space for the checkpoints of this run"):
+        run.open_folder()
+    assert not run.folder.exists()
+    monkeypatch.setattr("files.free_space", lambda folder: run.size())
+    run.open_folder()
+    run.save()
+    assert run.size() < 2 * (model + 3 * trained) + model  # that file is there already

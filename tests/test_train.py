@@ -116,6 +116,23 @@ def test_learning_from_scores_starts_from_a_trained_model_and_keeps_nothing_wors
     assert all(torch.equal(first[key], second[key]) for key in first), text
 
 
+@pytest.mark.parametrize("objective", ["self_critical", "actor_critic"])
+def test_learning_from_scores_logs_its_figures_from_the_model_it_starts_from_on(trained, objective):
+    run(
+        trained, "train", "--config", "tiny.yaml", "run.name=scores", f"train.objective={objective}",
+        "train.epochs=2", "train.init_from=runs/tiny/best.pth", "rl.samples=2",
+    )  # fmt: skip
+    log = pd.read_csv(trained / "runs" / "scores" / "loss_log.txt")
+    epochs = log[log["event"] == "epoch"].set_index("epoch")
+    assert epochs.index.tolist() == [0, 1, 2]
+    assert epochs.at[0, "CIDEr"] > 0  # what the run started from
+    measured = ["train_reward", "train_entropy", "train_actor_loss", "val_loss", "BLEU-4", "CIDEr"]
+    measured += ["train_critic_loss"] * (objective == "actor_critic")
+    assert epochs.loc[1:, measured].notna().all(axis=None)
+    assert ("train_critic_loss" in log) == (objective == "actor_critic")
+    assert log["train_loss"].isna().all()
+
+
 def test_weights_of_another_model_do_not_start_a_run(trained):
     text = run(
         trained, "train", "--config", "tiny.yaml", "run.name=third", "decoder.hidden_dim=8",

@@ -13,16 +13,30 @@ class Averages:
     names: tuple[str, ...]  # the sums of a loss that are added up
     figures: tuple[str, ...]  # what `read` returns
 
-    def __init__(self, compute: Compute, sums: list[float] | None = None):
+    def __init__(self, compute: Compute, sums: list[float] | None = None, skipped: int = 0):
+        """`sums` and `skipped`: those of an interrupted run, from which the means go on."""
         self.compute = compute
+        self.skipped = skipped  # steps without an update, which the means leave out
         self.sums = torch.tensor(sums or [0.0] * len(self.names), dtype=torch.float64, device=compute.device)
 
     def add(self, sums: Mapping[str, torch.Tensor]) -> None:
         self.sums += torch.stack([sums[name].double() for name in self.names])
 
+    def add_step(self, sums: Mapping[str, torch.Tensor] | None) -> None:
+        """Add the sums of a training step; None counts a step without an update."""
+        if sums is None:
+            self.skipped += 1
+        else:
+            self.add(sums)
+
     def totals(self) -> dict[str, float]:
         """The sums over all processes, by name."""
         return dict(zip(self.names, self.compute.sum(self.sums).tolist(), strict=True))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added so far, so that there are no means."""
+        return not self.sums.any()
 
     def read(self) -> dict[str, float]:
         """The means so far, `figures` by name."""

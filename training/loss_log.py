@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from files import replacing
+from files import cannot_write, write_text
 from reports.loss_log import COLUMNS
 
 
@@ -21,17 +21,18 @@ class LossLog:
 
     def write(self) -> None:
         """Replace the file by the header and the history."""
-        with replacing(self.path) as temporary:
-            lines = [",".join(self.columns), *map(self.line, self.history)]
-            temporary.write_text("\n".join(lines) + "\n", "utf-8")
+        write_text(self.path, "\n".join([",".join(self.columns), *map(self.line, self.history)]) + "\n")
 
     def add(self, **row) -> None:
-        """Append a row: values by column; the others stay empty."""
+        """Append a row: values by column; the others stay empty. Raises UserError if it cannot be written."""
         if unknown := set(row) - set(self.columns):
             raise ValueError(f"loss_log.txt has no column {sorted(unknown)}")
         self.history.append(row)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(self.line(row) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(self.line(row) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def line(self, row: dict) -> str:
         values = (row.get(column, "") for column in self.columns)

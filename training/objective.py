@@ -12,6 +12,7 @@ from config import Config
 from data.dataset import Batch, Flickr8kDataset
 from models.model import CaptionModel
 from training.averages import Averages
+from training.state import Misfit, load_moments
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,16 @@ class Objective(nn.Module):
         return len(batch.captions)
 
     def training_state(self) -> dict:
-        """What a resume needs besides the model and its optimiser."""
+        """What a resume needs besides the model and its optimiser: numbers, and dictionaries of tensors."""
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_training_state(self, state: dict) -> None:
-        """Restore what `training_state` returned."""
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        """Restore what `training_state` returned; raises Misfit if it is that of another objective.
+
+        The settings of the optimisers remain those of the configuration.
+        """
+        optimizers = state.get("optimizers", [])
+        if len(optimizers) != len(self.optimizers):
+            raise Misfit(f"it has {len(optimizers)} optimisers of the objective, not {len(self.optimizers)}")
+        for optimizer, saved in zip(self.optimizers, optimizers, strict=True):
+            load_moments(optimizer, saved)

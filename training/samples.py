@@ -31,16 +31,19 @@ class Samples:
         self.history.append({"epoch": epoch, "CIDEr": cider, "captions": sampled})
 
     def draw(self, path: Path) -> Image.Image:
-        """Write the sheet as PNG and return it. Raises UserError if an image or `path` is unusable."""
+        """Write the sheet as PNG and return it.
+
+        Raises UserError if an image cannot be read or the sheet cannot be written.
+        """
         rows = [
             (f"epoch {row['epoch']}", f"CIDEr {row['CIDEr']:.2f}", [*map(row["captions"].get, self.names)])
             for row in self.history
         ]
         try:
             images = [read_image(self.image_folder / name) for name in self.names]
-            sheet = samples_sheet(images, rows, self.references)
-            with replacing(path) as temporary:
-                sheet.save(temporary, format="png")
         except OSError as error:
             raise UserError(f"cannot draw {path}: {error}") from None
+        sheet = samples_sheet(images, rows, self.references)
+        with replacing(path) as temporary:
+            sheet.save(temporary, format="png")
         return sheet

@@ -1,5 +1,6 @@
 """The start of a training: from a new model, from a stopped run, or from the model of another run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +11,11 @@ from config import Config
 from config_reading import make_config
 from data.transforms import transform_for
 from data.vocab import find_vocabulary
-from files import load_checkpoint
 from metrics.measures import find_monitor
+from models.checkpoint import Checkpoint, load_checkpoint
 from models.decoders import DECODERS
 from models.embedding import WordEmbedding
+from models.memory import require_training_memory
 from models.model import build_model
 from training.objectives import OBJECTIVES
 from training.tensorboard import require_tensorboard
@@ -32,25 +34,20 @@ def check(config: Config) -> None:
         require_tensorboard()
 
 
-def resumed(folder: Path, overrides: list[str]) -> tuple[Config, dict]:
-    """The configuration and the checkpoint of a stopped run, which may have been moved or renamed."""
-    checkpoint = load_checkpoint(folder / "checkpoints.pth")
-    folder = folder if folder.name.strip(".") else folder.resolve()
-    here = [f"run.folder={folder.parent}", f"run.name={folder.name}"]
-    return make_config(checkpoint["config"], [*overrides, *here], str(folder)), checkpoint
-
-
-def with_model_of(config: Config, path: Path) -> tuple[Config, dict]:
+def with_model_of(config: Config, path: Path) -> tuple[Config, Checkpoint]:
     """The configuration with the encoder and decoder of the checkpoint at `path`, and that checkpoint.
 
     Raises:
         UserError: there is no such checkpoint, or `config` contradicts it.
     """
     checkpoint = load_checkpoint(path)
-    source = make_config(checkpoint["config"], source=str(path))
-    values = config.as_dict()
+    values, source = config.as_dict(), checkpoint.config.as_dict()
+    # An empty image_size means the size of the weights, so sizes are compared and not what was written.
+    asked = checkpoint.config.encoder.model_copy(update={"image_size": config.encoder.image_size})
+    values["encoder"]["image_size"] = transform_for(asked).size
+    source["encoder"]["image_size"] = checkpoint.transform.size
     for section in ("encoder", "decoder"):
-        theirs = source.as_dict()[section]
+        theirs = source[section]
         for name in getattr(config, section).model_fields_set:
             key, value = f"{section}.{name}", values[section][name]
             if value != theirs[name] and key not in _CHANGEABLE:
@@ -60,21 +57,19 @@ def with_model_of(config: Config, path: Path) -> tuple[Config, dict]:
                 )
             theirs[name] = value
         values[section] = theirs
-    checkpoint.pop("training", None)  # the state of that run, if `path` is its checkpoints.pth
-    return make_config(values), checkpoint
+    return make_config(values), replace(checkpoint, training=None)  # not the state of that run
 
 
 def make_captioner(
-    config: Config, checkpoint: dict | None, table: pd.DataFrame, compute: Compute
+    config: Config, checkpoint: Checkpoint | None, table: pd.DataFrame, compute: Compute
 ) -> Captioner:
     """The model of `checkpoint`, or a new one for the training captions in `table`; prints its main facts."""
     if checkpoint:
-        path = config.run_folder / "checkpoints.pth"
-        if config.train.init_from and "training" not in checkpoint:
-            path = config.train.init_from
-        captioner = Captioner.from_checkpoint(checkpoint, config, path, compute)
+        captioner = Captioner.from_checkpoint(checkpoint, config, compute)
     else:
         captioner = _new_captioner(config, table, compute)
+    sizes = tuple(table.loc[table["split"] == split, "image"].nunique() for split in ("train", "val"))
+    require_training_memory(captioner.model, config, sizes, len(captioner.vocabulary), compute)
     _describe(captioner)
     return captioner
 

@@ -1,5 +1,6 @@
 """One training step for any objective, and the state that a resume restores."""
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -11,6 +12,7 @@ from models.decoder import Decoder
 from models.model import CaptionModel
 from training.objective import Loss, Objective
 from training.schedule import Schedule
+from training.state import Misfit, Tensors, TrainingState, load_moments, load_tensors
 
 
 class Trainer:
@@ -18,10 +20,15 @@ class Trainer:
 
     def __init__(self, objective: Objective, steps_per_epoch: int):
         self.objective, self.model, self.compute = objective, objective.model, objective.compute
+        self.steps_per_epoch = steps_per_epoch
         self.config = config = objective.config.train
+        # Parameters have names, by which a resumed run finds their moments when it trains more or fewer.
         groups = [
-            {"params": [p for p in part.parameters() if p.requires_grad], "peak": peak}
-            for part, peak in ((self.model.decoder, config.lr), (self.model.encoder, config.encoder_lr))
+            {"params": [(name, p) for name, p in part if p.requires_grad], "peak": peak}
+            for part, peak in (
+                (self.model.decoder.named_parameters("decoder"), config.lr),
+                (self.model.encoder.named_parameters("encoder"), config.encoder_lr),
+            )
         ]
         self.optimizer = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=config.lr, weight_decay=config.weight_decay, fused=True
@@ -36,7 +43,8 @@ class Trainer:
         self.average = None
         if config.average:
             self.average = AveragedModel(self.trained, multi_avg_fn=self.average_weights, use_buffers=True)
-        self.steps = 0  # optimiser steps so far
+        self.steps = 0  # so far, with those that were skipped
+        self.skipped_in_a_row = 0  # steps until now whose loss or gradient was not finite
 
     @property
     def evaluated(self) -> CaptionModel:
@@ -60,26 +68,40 @@ class Trainer:
             else:
                 average.copy_(weight)
 
-    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
-        """Forward, backward, clip, update; see Objective.forward for the arguments."""
+    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss | None:
+        """Forward, backward, clip, update; see Objective.forward for the arguments.
+
+        Returns:
+            The loss, or None if it or its gradient is not finite. Weights, the statistics of batch norms,
+            the optimisers' state and the moving average are then unchanged.
+        """
         factor = self.schedule.factor(self.steps)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
+        buffers = list(self.model.buffers()) if self.model.encoder.trained else []
+        buffers_before = [buffer.clone() for buffer in buffers]
         loss = self.objective(batch, indices, epoch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss.total(self.compute)).backward()
+        total = loss.total(self.compute)
+        self.scaler.scale(total).backward()
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
+        is_finite = math.isfinite(total.item()) and math.isfinite(norm.item())
+        if is_finite:
+            for optimizer in self.optimizers:
+                self.scaler.step(optimizer)
+            if self.average:
+                self.average.update_parameters(self.trained)
+        else:
+            for buffer, before in zip(buffers, buffers_before, strict=True):
+                buffer.copy_(before)
         self.scaler.update()
-        if self.average:
-            self.average.update_parameters(self.trained)
+        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
         self.steps += 1
-        return loss
+        return loss if is_finite else None
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All trained parameters; their gradients are clipped together."""
@@ -88,6 +110,7 @@ class Trainer:
 
     @property
     def lr(self) -> float:
+        """The decoder's learning rate in the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
     def state_dict(self) -> dict:
@@ -102,13 +125,43 @@ class Trainer:
             "random": self.compute.random_state(),
         }
 
-    def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        if "objective" in state:  # older checkpoints have none: cross entropy was the only one
-            self.objective.load_training_state(state["objective"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.average and state["average"]:
-            self.average.load_state_dict(state["average"])
-        self.steps = state["steps"]
-        self.compute.restore_random_state(state["random"])
+    def load_state(self, state: TrainingState) -> None:
+        """Restore what `state_dict` returned; raises Misfit if it is not that of such a training.
+
+        Learning rates and other settings remain those of the configuration, and encoder.fine_tune,
+        train.average and the precision may be others than before.
+        """
+        load_moments(self.optimizer, state.optimizer)
+        self.optimizer.param_groups[0]["lr"] = state.optimizer.param_groups[0].lr
+        if state.objective is not None:
+            self.objective.load_training_state(state.objective)
+        self.schedule.load_state_dict(state.schedule.model_dump())
+        if self.scaler.is_enabled() and state.scaler:
+            if state.scaler.keys() != self.scaler.state_dict().keys():
+                raise Misfit("the gradient scaler has other values")
+            self.scaler.load_state_dict(state.scaler)
+        if self.average and state.average:
+            self.load_average(state.average)
+        self.steps, self.skipped_in_a_row = state.steps, state.skipped.in_a_row
+        try:
+            self.compute.restore_random_state(state.random)
+        except (RuntimeError, TypeError) as error:  # of the wrong size, for example
+            raise Misfit(f"random: {error}") from None
+
+    def load_average(self, saved: Tensors) -> None:
+        """Restore the moving average, which may have been of the decoder alone, or of the whole model."""
+        assert self.average
+        whole, saved_whole = (
+            any(name.startswith("module.decoder.") for name in names)
+            for names in (self.average.state_dict(), saved)
+        )
+        if whole and not saved_whole:  # a frozen encoder equals its average
+            encoder = {k: v for k, v in self.average.state_dict().items() if k.startswith("module.encoder.")}
+            saved = encoder | {k.replace("module.", "module.decoder.", 1): v for k, v in saved.items()}
+        elif saved_whole and not whole:
+            saved = {
+                name.replace("module.decoder.", "module.", 1): tensor
+                for name, tensor in saved.items()
+                if not name.startswith("module.encoder.")
+            }
+        load_tensors(self.average, saved)

@@ -27,9 +27,10 @@ def validation_loss(captioner: Captioner, dataset: Flickr8kDataset) -> dict[str,
 
 def caption_split(captioner: Captioner, dataset: Flickr8kDataset, options: SearchOptions) -> dict[str, str]:
     """Image name -> caption, for every image of the split."""
-    texts = []
+    texts: list[str] = []
     for batch in _batches(captioner, dataset, f"captions (beam {options.beam})"):
-        texts += captioner.texts(captioner.search(batch.images, options))
+        indices = range(len(texts), len(texts) + len(batch.images))
+        texts += captioner.texts(captioner.search(batch.images, options, indices))
     return dict(zip(dataset.names, texts, strict=True))
 
 

@@ -11,6 +11,7 @@ from data.dataset import Batch, Flickr8kDataset
 from models.model import CaptionModel
 from training.objective import Loss, Term
 from training.policy import PolicyAverages, PolicyObjective
+from training.state import load_tensors
 from utils import PAD
 
 
@@ -80,7 +81,7 @@ class ActorCritic(PolicyObjective):
 
     def load_training_state(self, state: dict) -> None:
         super().load_training_state(state)
-        self.critic.load_state_dict(state["critic"])
+        load_tensors(self.critic, state.get("critic", {}))
 
 
 def prepare(rewards: torch.Tensor, rl: RLConfig) -> torch.Tensor:

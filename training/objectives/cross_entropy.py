@@ -6,7 +6,7 @@ import torch
 
 from data.dataset import Batch
 from models.decoder import Decoder
-from models.search import next_log_probs
+from models.search import draw, drawing_log_probs
 from training.loss import TokenAverages, caption_loss
 from training.objective import Loss, Objective
 from utils import EOS
@@ -61,9 +61,10 @@ def scheduled_sampling(
     state = decoder.start(grid).select(image_index)
     inputs = captions.clone()
     for t in range(1, captions.shape[1] - 1):
-        log_probs, state, _ = next_log_probs(decoder, inputs[:, t - 1], state, must_end=False)
+        logits, state, _ = decoder.step(inputs[:, t - 1], state)
+        log_probs = drawing_log_probs(logits)
         log_probs[:, EOS] = -torch.inf  # a decoder never reads <eos>
-        sampled = torch.multinomial(log_probs.exp(), 1).squeeze(1)
+        sampled = draw(log_probs)
         replaced = torch.rand(len(inputs), device=inputs.device) < probability
         inputs[:, t] = torch.where(replaced & (inputs[:, t] > EOS), sampled, inputs[:, t])
     return inputs

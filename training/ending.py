@@ -1,0 +1,65 @@
+"""How a run ends: with its best model, stopped by a signal, or because its numbers are no longer finite."""
+
+import shlex
+from collections.abc import Sequence
+from copy import copy
+
+from captioning import Captioner
+from config import Config
+from data.dataset import Flickr8kDataset
+from metrics.scores import Scorer
+from training.folder import BEST, resume_command
+from training.validation import caption_split
+from utils import UserError
+
+_MAX_NAMED = 5  # most images that a message names
+
+
+def diverged(what: str, config: Config, step: int, lr: float, images: Sequence[str] = ()) -> UserError:
+    """The error for numbers that are not finite; it says how to go on from the last checkpoint.
+
+    Args:
+        what: what is not finite.
+        lr: the learning rate of the last step.
+        images: the names of the images of its batch.
+    """
+    named = [*images[:_MAX_NAMED], *["…"][: len(images) - _MAX_NAMED]]
+    batch = f"; images of the last batch: {', '.join(named)}" if named else ""
+    rates = {"train.lr": config.train.lr}
+    if config.encoder.fine_tune != "none":
+        rates["train.encoder_lr"] = config.train.encoder_lr
+    lower = [f"{key}={rate / 10:g}" for key, rate in rates.items()]
+    command = resume_command(config.run_folder, *lower)
+    return UserError(
+        f"{what} (step {step}, learning rate {lr:g}{batch}); go on from the last checkpoint: {command}"
+    )
+
+
+def report_best(
+    current: Captioner, val_set: Flickr8kDataset, scorer: Scorer, best_epoch: int, seconds: float
+) -> None:
+    """Print the scores of best.pth with the configured beam, and the next commands.
+
+    Args:
+        current: the model at the end of the training.
+        best_epoch: the epoch of best.pth; 0 if there is none.
+        seconds: of training.
+
+    Raises:
+        UserError: best.pth cannot be loaded.
+    """
+    config, folder = current.config, current.config.run_folder
+    captioner = Captioner.load(folder / BEST, compute=current.compute)
+    if val_set.features and captioner.model.encoder.digest() != current.model.encoder.digest():
+        val_set = copy(val_set)  # the encoder was trained after the best epoch, and is frozen now
+        val_set.features = None
+    # Without sampling: scores of samples would differ between runs.
+    options = current.options(beam=config.search.beam, temperature=0.0)
+    scores = scorer.score(caption_split(captioner, val_set, options))
+    print(f"\n{folder / BEST} is epoch {best_epoch}; {seconds:.0f} s of training.")
+    print(f"Validation scores with beam {options.beam}:")
+    print("  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+    print("\nNext:")
+    inference = ["inference_visualize.py", config.data.images, "--limit", 20, "--checkpoint", folder / BEST]
+    for command in (inference, ["visualize_loss.py", folder]):
+        print(" ", shlex.join(["python", *map(str, command)]))

@@ -1,0 +1,174 @@
+"""Continuing a stopped run: which settings may change, and whether the data are those it began with."""
+
+from startup import one_line
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from config import Config
+from config_reading import make_config
+from models.checkpoint import Checkpoint, load_checkpoint
+from training.folder import BEST, CHECKPOINT
+from training.schedule import Schedule
+from training.state import Misfit, TrainingState, read_state
+from training.trainer import Trainer
+from utils import UserError
+
+# Keys that may change take effect from the next step on. All others belong to the model or the data, or
+# decide what the measures of earlier epochs, and so the best one, mean.
+_LEARNING = (  # how the model learns: train.patience counts anew
+    *("data.captions_per_image", "data.augment", "encoder.fine_tune", "features.views"),
+    *("decoder.dropout", "decoder.word_dropout"),
+    *("train.epochs", "train.lr", "train.encoder_lr", "train.weight_decay", "train.schedule", "train.warmup"),
+    *("train.plateau_patience", "train.average", "train.clip", "train.label_smoothing"),
+    *("train.scheduled_sampling", "train.attention_weight", "rl.critic_lr", "rl.entropy_weight"),
+)
+CHANGEABLE = (
+    *_LEARNING,
+    *("train.patience", "train.log_every", "train.checkpoint_every"),
+    *("run.device", "run.precision", "run.deterministic", "run.tensorboard"),
+    *("data.captions", "data.images", "data.lists", "data.max_bad_rows"),  # the captions must be the same
+    *("data.workers", "features.cache", "features.folder"),
+    *("search.beam", "search.temperature", "search.top_k", "search.top_p"),
+)
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A stopped run, and how it goes on."""
+
+    config: Config
+    before: Config  # before `changes`
+    changes: list[str]  # keys
+    checkpoint: Checkpoint
+    state: TrainingState
+
+    @property
+    def learns_differently(self) -> bool:
+        """Whether a change concerns training itself, so that an earlier lack of progress means nothing."""
+        return any(key in _LEARNING for key in self.changes)
+
+    def require_same_captions(self, table: pd.DataFrame) -> None:
+        """Raise UserError if the table is not the one that the run began with."""
+        if self.state.data not in (None, captions_digest(table)):
+            paths = ", ".join(map(str, self.config.data.captions))
+            raise UserError(
+                f"{paths}: the captions or images of train and val are not those that the run began with; "
+                "restore them, or start a new run from its model with run.name=NAME "
+                f"train.init_from={self.config.run_folder / BEST}"
+            )
+
+    def announce_rate(self, trainer: Trainer) -> None:
+        """Print what a change of the settings does to the learning rate, if anything."""
+        before = Schedule(self.before.train, trainer.steps_per_epoch)
+        before.load_state_dict(trainer.schedule.state_dict())
+        expected = self.before.train.lr * before.factor(trainer.steps)
+        following = self.config.train.lr * trainer.schedule.factor(trainer.steps)
+        if expected != following:
+            print(f"learning rate: {trainer.lr:.3g} at the last step, {following:.3g} at the next one")
+
+
+def resumed(folder: Path, overrides: list[str], asked: Config | None = None) -> Resumption:
+    """Read the checkpoint of a stopped run, which may have been moved or renamed, and apply changes.
+
+    Args:
+        overrides: `section.key=value`.
+        asked: the configuration that named the run, if one did. Settings in which it differs from the run
+            do not apply, which is printed.
+
+    Raises:
+        UserError: the checkpoint cannot be used, or a setting cannot be changed.
+    """
+    path = folder / CHECKPOINT
+    checkpoint = load_checkpoint(path)
+    if checkpoint.training is None:
+        raise UserError(
+            f"{path} holds a model but not the state of a run; start a new run from it with "
+            f"train.init_from={path}"
+        )
+    try:
+        state = read_state(checkpoint.training)
+    except Misfit as error:
+        raise UserError(f"{path}: damaged state of the training: {error}") from None
+    values = checkpoint.config.as_dict()
+    values["run"] |= {"folder": str(folder.parent), "name": folder.name}
+    before = make_config(values, source=str(path))
+    config = make_config(values, overrides)
+    changes = _differences(before, config)
+    for key, (old, new) in changes.items():
+        if key not in CHANGEABLE:
+            raise UserError(
+                f"{key} cannot change from {old} to {new} when a run is resumed; leave it out, or start "
+                "another run with run.name=NAME"
+            )
+    for key, (old, new) in changes.items():
+        print(one_line(f"{key} {old} -> {new}"))
+    if asked:
+        _print_ignored(asked, config)
+    return Resumption(_with_found_paths(config, state.directory), before, list(changes), checkpoint, state)
+
+
+def captions_digest(table: pd.DataFrame) -> str:
+    """SHA-256 of the captions that a training uses: image, caption and split of train and val, in order."""
+    rows = table.loc[table["split"].isin(["train", "val"]), ["image", "caption", "split"]]
+    sha = hashlib.sha256()
+    for row in rows.itertuples(index=False, name=None):
+        sha.update(("\0".join(row) + "\n").encode("utf-8", "surrogatepass"))
+    return sha.hexdigest()
+
+
+def _differences(a: Config, b: Config) -> dict[str, tuple]:
+    """`section.key` -> both values, for all keys whose values differ."""
+    one, other = a.as_dict(), b.as_dict()
+    keys = [(section, key) for section in one for key in one[section]]
+    return {
+        f"{section}.{key}": (one[section][key], other[section][key])
+        for section, key in keys
+        if one[section][key] != other[section][key]
+    }
+
+
+def _print_ignored(asked: Config, config: Config) -> None:
+    """Print in which settings a configuration differs from the run that it names."""
+    keys = {
+        f"{name}.{key}" for name in asked.model_fields_set for key in getattr(asked, name).model_fields_set
+    }
+    differing = [
+        f"{key}={new} (not {old})" for key, (old, new) in _differences(asked, config).items() if key in keys
+    ]
+    if differing:
+        print(one_line(f"the run keeps its own settings: {', '.join(differing)}"))
+
+
+def _with_found_paths(config: Config, directory: str | None) -> Config:
+    """If the data are not found, the configuration with paths below `directory`, where the run was started.
+
+    Raises:
+        UserError: the data are not there either.
+    """
+    data = config.data
+    paths = [*data.captions, data.images]
+    if directory is None or Path(directory) == Path.cwd() or all(path.exists() for path in paths):
+        return config
+    origin = Path(directory)
+    if absent := [path for path in paths if not (origin / path).exists()]:
+        raise UserError(
+            one_line(f"{absent[0]} is neither here nor in {origin}, where the run was started; ")
+            + "set data.captions and data.images to where the data are now"
+        )
+    print(one_line(f"paths of the data are relative to {origin}, where the run was started"))
+    found = {
+        "captions": [origin / path for path in data.captions],
+        "images": origin / data.images,
+        "lists": origin / data.lists if data.lists else None,
+    }
+    folder = origin / config.features.folder
+    return config.model_copy(
+        update={
+            "data": data.model_copy(update=found),
+            "features": config.features.model_copy(update={"folder": folder}),
+        }
+    )
