@@ -27,6 +27,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no CUDA device")
 
 
+# What tests count as a property of this name is summed up in a line at the end.
+_COUNTED = {
+    "hostile inputs": "hostile: {:,} inputs tried, {} promises broken",
+    "kills": "killing: {:,} kills tried, {} runs that differ",
+}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line about hostile inputs and one about kills, if there were any; works in several processes."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    for name, line in _COUNTED.items():
+        counted = [(report, dict(report.user_properties)) for report in reports if report.when == "call"]
+        counted = [(report, found[name]) for report, found in counted if name in found]
+        if counted:
+            failed = sum(report.failed for report, _ in counted)
+            terminalreporter.write_line(line.format(sum(number for _, number in counted), failed))
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Every test starts from the same random state, whichever ran before it."""

@@ -22,30 +22,43 @@ def command(script: str, *arguments) -> list[str]:
     return [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
 
 
+def ended(folder: Path, script: str, *arguments) -> tuple[int, str, str]:
+    """Run a script in `folder`; returns its exit status and what it wrote to stdout and stderr.
+
+    As in a process, text that is no valid Unicode cannot be written to stdout.
+    """
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
+    arguments_before, signals = sys.argv, (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in signals]
+    sys.argv = [f"{script}.py", *map(str, arguments)]
+    status = 0
+    try:
+        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
+    except SystemExit as error:
+        status = int(error.code or 0)
+    finally:
+        sys.argv = arguments_before
+        for number, handler in zip(signals, handlers, strict=True):
+            signal.signal(number, handler)
+    texts = []
+    for stream in (out, err):
+        stream.flush()
+        texts.append(stream.buffer.getvalue().decode())  # type: ignore[attr-defined]  # a BytesIO
+    return status, *texts
+
+
 def run(folder: Path, script: str, *arguments, status: int = 0) -> str:
     """Run a script in `folder`; returns what it printed, after checking its exit status.
 
     An error of the user's (status 2) has to be a single line.
     """
-    out, err = io.StringIO(), io.StringIO()
-    arguments_before, signals = sys.argv, (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.getsignal(number) for number in signals]
-    sys.argv = [f"{script}.py", *map(str, arguments)]
-    try:
-        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
-        ended = None
-    except SystemExit as error:
-        ended = error.code
-    finally:
-        sys.argv = arguments_before
-        for number, handler in zip(signals, handlers, strict=True):
-            signal.signal(number, handler)
-    assert (ended or 0) == status, out.getvalue() + err.getvalue()
+    found, out, err = ended(folder, script, *arguments)
+    assert found == status, out + err
     if status == 2:
-        [line] = err.getvalue().strip().splitlines()
+        [line] = err.strip().splitlines()
         assert line.startswith("error: ")
-    return out.getvalue() + err.getvalue()
+    return out + err
 
 
 def write_config(folder: Path, **sections) -> Path:
