@@ -169,8 +169,19 @@ def test_a_figure_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match=r"model\.gif: the name must end in"):
         draw_architecture(summary, diagram, "resnet18", tmp_path / "model.gif")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="file is not a folder"):
         draw_architecture(summary, diagram, "resnet18", tmp_path / "file" / "model.png")
+
+
+def test_a_figure_replaces_an_earlier_one_but_no_file_of_the_user_s(tmp_path):
+    summary, diagram = summary_and_diagram(tmp_path, "attention")
+    for name in ("resnet18", "resnet50"):
+        draw_architecture(summary, diagram, name, tmp_path / "model.svg")
+    assert "resnet50" in (tmp_path / "model.svg").read_text()
+    (tmp_path / "model.svg").write_text("edited by the user")
+    with pytest.raises(UserError, match="changed since"):
+        draw_architecture(summary, diagram, "resnet18", tmp_path / "model.svg")
+    assert (tmp_path / "model.svg").read_text() == "edited by the user"
 
 
 def test_numbers_are_short():

@@ -21,7 +21,7 @@ def test_a_run_trains_and_its_model_captions_on_the_cpu_as_well(dataset, precisi
     compute = Compute.choose("cuda", precision)
     table = read_table(config.data)
     captioner = make_captioner(config, None, table, compute)
-    train_set, val_set = make_datasets(captioner, table, ("train", "val"))
+    train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
     assert Run(captioner, train_set, val_set, references(table, "val")).train() == 0
     images = [dataset / "images" / f"{i:02}.png" for i in range(4)]
     best = config.run_folder / "best.pth"
