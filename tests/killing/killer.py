@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import random
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,11 +77,11 @@ def prepare(folder: Path, name: str) -> Path:
 
 def run_alone(folder: Path) -> Whole:
     """Train in `folder`, which is prepared, from beginning to end."""
-    counts, began = folder / "calls.json", time.monotonic()
+    counts = folder / "calls.json"
     status = _train(folder, None, counts)
     if status:
         raise Differs(f"the run left alone ended with {status}: {_last_words(folder)}")
-    return Whole(folder, time.monotonic() - began, json.loads(counts.read_text()))
+    return Whole(folder, **json.loads(counts.read_text()))
 
 
 def kill_and_resume(whole: Whole, folder: Path, moments: list[Moment | float]) -> int:
