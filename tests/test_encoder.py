@@ -31,7 +31,7 @@ MODELS = [
     pytest.param("resnet101", 64, 2, 2048, "layer4", ("layer4",), marks=pytest.mark.slow),
     pytest.param("resnet152", 64, 2, 2048, "layer4", ("layer4",), marks=pytest.mark.slow),
     ("efficientnet_b0", 64, 2, 1280, "features.7", ("features.7", "features.8")),
-    ("inception_v3", 299, 8, 2048, "Mixed_7b", ("Mixed_7b", "Mixed_7c")),
+    pytest.param("inception_v3", 299, 8, 2048, "Mixed_7b", ("Mixed_7b", "Mixed_7c"), marks=pytest.mark.slow),
     ("mobilenet_v2", 64, 2, 1280, "features.17", ("features.17", "features.18")),
     ("mobilenet_v3_large", 64, 2, 960, "features.15", ("features.15", "features.16")),
     ("convnext_tiny", 64, 2, 768, "features.6", ("features.6", "features.7")),

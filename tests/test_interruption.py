@@ -59,11 +59,11 @@ def whole_run(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("function", "number", "call", "status"),
     [
-        ("training.datasets.compute_features", signal.SIGTERM, 1, 143),
+        pytest.param("training.datasets.compute_features", signal.SIGTERM, 1, 143, marks=pytest.mark.slow),
         ("training.trainer.Trainer.step", signal.SIGTERM, 3, 143),
         ("training.run.validation_loss", signal.SIGINT, 2, 130),
-        ("training.run.caption_split", signal.SIGTERM, 1, 143),
-        ("training.record.draw_curves", signal.SIGINT, 1, 130),
+        pytest.param("training.run.caption_split", signal.SIGTERM, 1, 143, marks=pytest.mark.slow),
+        pytest.param("training.record.draw_curves", signal.SIGINT, 1, 130, marks=pytest.mark.slow),
         ("training.ending.caption_split", signal.SIGTERM, 1, 143),  # the final scores
     ],
 )

@@ -161,6 +161,7 @@ run_script(main)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups")
+@pytest.mark.slow
 def test_no_process_is_left_behind_whatever_ends_the_parent():
     """Three at once, because importing torch takes seconds."""
     readers = {

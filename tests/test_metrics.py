@@ -231,6 +231,7 @@ def test_scoring_prints_nothing(capfd, no_java):
 
 
 @pytest.mark.java
+@pytest.mark.slow
 def test_meteor_equals_pycocoevalcaps_even_where_java_speaks_german(monkeypatch):
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")
     references = {

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 
 from tests.helpers import write_dataset
@@ -33,6 +34,7 @@ def same_end(a: Path, b: Path) -> None:
     pd.testing.assert_frame_equal(*logs)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     write_dataset(tmp_path / "data")
     config = write_config(tmp_path, train={"epochs": 3, "log_every": 1})

@@ -153,5 +153,5 @@ def _coco_names() -> list[Hostile]:
 
 
 _ALL_VALUES = _values()
-INPUTS = [*_ALL_VALUES[::2], *_texts(), *_coco_names()]
-MORE = _ALL_VALUES[1::2]
+INPUTS = [*_ALL_VALUES[::6], *_texts(), *_coco_names()]
+MORE = [hostile for hostile in _ALL_VALUES if hostile not in INPUTS]

@@ -234,5 +234,5 @@ def _files() -> list[Hostile]:
 
 
 _ALL_KEYS = _keys()
-INPUTS = [*_ALL_KEYS[::2], *_vocabularies(), *_tensors(), *_files()]
-MORE = _ALL_KEYS[1::2]
+INPUTS = [*_ALL_KEYS[::6], *_vocabularies(), *_tensors(), *_files()]
+MORE = [hostile for hostile in _ALL_KEYS if hostile not in INPUTS]

@@ -181,5 +181,5 @@ def _within(folder: Path) -> object:
 
 
 _ALL_STATES = _states()
-INPUTS = [*_ALL_STATES[::7], *_settings(), *_folders()]
+INPUTS = [*_ALL_STATES[::20], *_settings(), *_folders()]
 MORE = [hostile for hostile in _ALL_STATES if hostile not in INPUTS]
