@@ -21,7 +21,7 @@ from config import Config
 from config_reading import make_config
 from data.transforms import ImageTransform, read_image, upright_rgb
 from data.vocab import Vocabulary
-from models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint
 from models.memory import require_search_memory
 from models.model import CaptionModel, pack_model, unpack_model
 from models.search import Captions, SearchOptions
@@ -110,7 +110,7 @@ class Captioner:
             UserError: there is no such checkpoint, it is damaged, the overrides do not fit it, the encoder's
                 weights cannot be loaded, or the memory does not suffice.
         """
-        content = load_checkpoint(find_checkpoint(None if checkpoint is None else Path(checkpoint)))
+        content = load_checkpoint(None if checkpoint is None else Path(checkpoint))
         config = make_config(content.config.as_dict(), overrides, str(content.path))
         compute = compute or Compute.choose(config.run.device, config.run.precision)
         return cls.from_checkpoint(content, config, compute)

@@ -58,10 +58,6 @@ class OutputFolder:
             return False
         return _digest(path) in self.digests[name]
 
-    def own_names(self) -> list[str]:
-        """The names of the own files that are there."""
-        return [name for name in self.digests if self.is_own(name)]
-
     @contextlib.contextmanager
     def writing(self, name: str, size: int | None = None) -> Iterator[Path]:
         """`files.replacing` for the file `name`, which may be in a subfolder; raises UserError as `check`."""
@@ -71,8 +67,12 @@ class OutputFolder:
             self._record(name, _digest(temporary))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a UTF-8 file. Lone surrogates, which UTF-8 does not have, become `?`."""
-        content = text.encode("utf-8", "replace")
+        """Write a UTF-8 file.
+
+        Lone surrogates are in Python the bytes of a file name that is not valid UTF-8. UTF-8 does not have
+        them: they become JSON's escape sequence, from which a reader of JSON gets the same name.
+        """
+        content = text.encode("utf-8", "backslashreplace")
         with self.writing(name, len(content)) as temporary:
             temporary.write_bytes(content)
 

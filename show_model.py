@@ -7,41 +7,20 @@ python show_model.py encoder.name=resnet152                with overrides
 It needs neither weights nor data. Without a vocabulary file it assumes a vocabulary size and prints it.
 """
 
-from startup import run_script
+from startup import importing, run_script
 
 import argparse
 from pathlib import Path
 
-from config import Config
 from config_reading import config_parser, load_config
-from data.transforms import transform_for
-from data.vocab import Vocabulary, vocabulary_path
-from models.decoder import Decoder
-from models.diagram import Diagram, default_diagram
-from models.model import build_model
-from models.summary import Row, Summary, summarise, total
-from reports.architecture import draw_architecture, short
-from utils import UserError
-
-ASSUMED_VOCAB_SIZE = 10_000  # about COCO's with data.min_freq=5; Flickr8k's is a quarter of it
 
 
 def main() -> None:
     args = _parse_arguments()
     config = load_config(args.config, args.overrides)
-    vocab_size = _find_vocab_size(config) if args.vocab_size is None else args.vocab_size
-    if vocab_size < 5:
-        raise UserError(
-            f"--vocab-size {vocab_size}: a vocabulary has four special tokens and at least one word"
-        )
-    image_size = transform_for(config.encoder).size
-    model = build_model(config, vocab_size, weights="none")
-    summary = summarise(model, image_size)
-    print(_table(summary, config))
-    diagram = _diagram(config, model.decoder, summary)
-    for output in [args.output] if args.output else [Path("outputs/model.png"), Path("outputs/model.svg")]:
-        draw_architecture(summary, diagram, config.encoder.name, output)
-        print(f"wrote {output}")
+    with importing():
+        from jobs.show_model import show_model
+    show_model(config, args)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -55,70 +34,6 @@ def _parse_arguments() -> argparse.Namespace:
         help="figure: png, svg or pdf (default: outputs/model.png and outputs/model.svg)",
     )  # fmt: skip
     return parser.parse_intermixed_args()
-
-
-def _find_vocab_size(config: Config) -> int:
-    """The size of the run's vocabulary, or of the one beside the captions, or an assumed size."""
-    for path in (config.run_folder / "vocab.json", vocabulary_path(config.data)):
-        if path.exists():
-            vocab_size = len(Vocabulary.load(path))
-            print(f"{vocab_size:,} words: {path}")
-            return vocab_size
-    print(f"{ASSUMED_VOCAB_SIZE:,} words assumed: no vocab.json found; --vocab-size N sets another number")
-    return ASSUMED_VOCAB_SIZE
-
-
-def _diagram(config: Config, decoder: Decoder, summary: Summary) -> Diagram:
-    """The decoder's diagram, or the default one."""
-    if own := decoder.diagram(config.decoder, summary.grid[0]):
-        return own
-    start, step = ([_short_name(row) for row in rows] for rows in (summary.start, summary.step))
-    return default_diagram(f"the decoder {config.decoder.kind}", start, step)
-
-
-def _table(summary: Summary, config: Config) -> str:
-    """The layers under headings, with totals."""
-    lines = [["", "", "output", "parameters", "trained", "multiply-adds"]]
-    parts = [
-        (f"{config.encoder.name}, once per image", summary.encoder),
-        (f"{config.decoder.kind} decoder, once per image", summary.start),
-        (f"{config.decoder.kind} decoder, once per word", summary.step),
-    ]
-    for title, rows in parts:
-        lines += [[title], *([f"  {_short_name(row)}", row.kind, *_numbers(row)] for row in rows)]
-        sums = [total(rows, what) for what in ("parameters", "trained", "multiply_adds")]
-        lines.append(["  total", "", "", *map(_count, sums)])
-    widths = [max(len(line[i]) for line in lines if len(line) > i > 0) if i else 0 for i in range(6)]
-    widths[0] = max(len(line[0]) for line in lines if len(line) > 1)
-    text = ["  ".join(_pad(cell, i, widths[i]) for i, cell in enumerate(line)).rstrip() for line in lines]
-    frozen = summary.parameters - summary.trained
-    return "\n".join(
-        [
-            *text,
-            "",
-            f"{summary.parameters:,} parameters: {summary.trained:,} trained, {frozen:,} frozen",
-            f"{short(summary.per_image)} multiply-adds per image and {short(summary.per_word)} per word "
-            "(convolutions and matrix products; a beam of K computes K words per step)",
-        ]
-    )
-
-
-def _short_name(row: Row) -> str:
-    return row.name.removeprefix("encoder.backbone.").removeprefix("decoder.")
-
-
-def _numbers(row: Row) -> list[str]:
-    shape = " x ".join(map(str, row.shape))
-    return [shape, *map(_count, (row.parameters, row.trained, row.multiply_adds))]
-
-
-def _count(number: int) -> str:
-    return f"{number:,}" if number else "-"
-
-
-def _pad(cell: str, column: int, width: int) -> str:
-    """Names and shapes on the left of their columns, numbers on the right."""
-    return cell.ljust(width) if column < 3 else cell.rjust(width)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@ Every script imports this file first. From then on, Ctrl-C ends it with the word
 is being imported, which takes seconds.
 """
 
+import contextlib
 import os
-import re
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from utils import UserError
+from utils import CONTROL, UserError
 
 # Exit statuses. Those of signals are what a shell reports: 128 + the number of the signal.
 _USAGE, _BUG, _INTERRUPTED, _TERMINATED = 2, 70, 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -59,10 +59,24 @@ def run_script(main: Callable[[], int | None]) -> None:
         sys.exit(_BUG)
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import what takes seconds, such as torch: after the arguments are read, so that --help is not slow.
+
+    A signal ends the script at once, as it does before `run_script`.
+    """
+    before = {number: signal.signal(number, _stop_importing) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def one_line(text: object) -> str:
     """The text on one line that a terminal shows as it is: without line breaks and escape sequences."""
     line = " ".join(str(text).split())
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], line)
+    line = CONTROL.sub(lambda match: ascii(match[0])[1:-1], line)
     half = _LONGEST // 2  # the fix is at the end
     return line if len(line) <= _LONGEST else f"{line[:half]} … {line[-half:]}"
 

@@ -1,41 +1,20 @@
 """Train a captioner: python train.py [--config FILE] [--resume [RUN]] [section.key=value …]"""
 
-from startup import run_script
+from startup import importing, run_script
 
 import argparse
 import textwrap
-from pathlib import Path
 
-import pandas as pd
-
-from compute import Compute, seed_everything
-from config import Config
 from config_reading import config_parser, load_config
-from data.captions import read_table, references
-from data.sample import draw_if_missing
-from models.checkpoint import Checkpoint
-from training.datasets import make_datasets
-from training.folder import owned, require_unused, run_to_resume, set_aside
-from training.resume import CHANGEABLE, Resumption, captions_digest, resumed
-from training.run import Run
-from training.start import check, make_captioner, with_model_of
-from utils import UserError
+from training.changeable import CHANGEABLE
 
 
 def main() -> int:
     args = _parse_arguments()
-    asked = None if args.resume else load_config(args.config, args.overrides)
-    if asked is None or args.resume is not None:
-        folder = run_to_resume(Path(args.resume) if asked is None else asked.run_folder)
-        with owned(folder):
-            resumption = resumed(folder, args.overrides, asked)
-            return _train(resumption.config, resumption.checkpoint, resumption)
-    check(asked)
-    with owned(asked.run_folder):
-        require_unused(asked.run_folder, args.overwrite)
-        if asked.train.init_from:
-            return _train(*with_model_of(asked, asked.train.init_from))
-        return _train(asked, None)
+    config = None if args.resume else load_config(args.config, args.overrides)
+    with importing():
+        from jobs.train import train
+    return train(config, args)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -61,38 +40,6 @@ def _parse_arguments() -> argparse.Namespace:
     if args.resume and "=" in args.resume:  # `--resume train.epochs=20`: no RUN, only an override
         args.overrides, args.resume = [args.resume, *args.overrides], ""
     return args
-
-
-def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption | None = None) -> int:
-    """Train a new run, or one that starts from the model of `checkpoint`, or go on with a stopped one."""
-    check(config)
-    table = find_data(config)
-    if resumption:
-        resumption.require_same_captions(table)
-    seed_everything(config.run.seed, config.run.deterministic)
-    compute = Compute.choose(config.run.device, config.run.precision)
-    with compute.explain_memory("lower train.batch_size or data.captions_per_image"):
-        captioner = make_captioner(config, checkpoint, table, compute)
-        if not resumption:
-            set_aside(config.run_folder)
-        train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
-        run = Run(captioner, train_set, val_set, references(table, "val"), captions_digest(table))
-        if resumption:
-            run.load(resumption)
-        return run.train()
-
-
-def find_data(config: Config) -> pd.DataFrame:
-    """The captions table, after a check of its images; draws the sample if the configuration names it."""
-    data = config.data
-    draw_if_missing(data.captions)
-    if absent := [path for path in data.captions if not path.exists()]:
-        raise UserError(
-            f"no captions file at {absent[0].absolute()}; download Flickr8k (for example from Kaggle), "
-            f"put its captions there and its images into {data.images.absolute()}/, or try the built-in "
-            "sample: python train.py --config configs/sample.yaml"
-        )
-    return read_table(data)
 
 
 if __name__ == "__main__":

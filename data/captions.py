@@ -10,10 +10,9 @@ import pandas as pd
 from config import DataConfig
 from data.captions_file import Row
 from data.formats import open_captions
-from data.splits import LISTS, is_flickr8k, split_of
+from data.splits import LISTS, SPLITS, is_flickr8k, split_of
 from utils import CONTROL, UserError
 
-SPLITS = ("train", "val", "test")
 _MAX_NAMED, _MAX_SHOWN = 3, 300  # most unusable rows that a message names, and most characters of each
 _LONGEST = 10_000  # characters of a caption; even a description in paragraphs has fewer
 _SHOW = reprlib.Repr()

@@ -14,7 +14,7 @@ LISTS = {
     "Flickr_8k.devImages.txt": "val",
     "Flickr_8k.testImages.txt": "test",
 }
-_SPLITS = frozenset(LISTS.values())
+SPLITS = tuple(LISTS.values())  # train, val, test
 _FLICKR8K_NAME = re.compile(r"\d+_[0-9a-f]{10}\.jpg")
 _FLICKR8K_IMAGES = 8092
 
@@ -38,7 +38,7 @@ def splits_by_name(paths: Sequence[Path]) -> list[tuple[str, ...]]:
     """
     named = []
     for path in paths:
-        words = _SPLITS & set(re.findall("[a-z]+", path.stem.lower()))
+        words = set(SPLITS) & set(re.findall("[a-z]+", path.stem.lower()))
         named.append(next(iter(words)) if len(words) == 1 else None)
     if len({*named} - {None}) < 2:
         return [()] * len(paths)

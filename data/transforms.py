@@ -12,12 +12,14 @@ from typing import IO, cast
 
 import numpy as np
 import torch
+import torchvision
 from PIL import ExifTags, Image, ImageOps
-from torchvision.models import get_model_weights
+from torchvision.models import get_model_weights, list_models
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from config import EncoderConfig
+from utils import UserError, did_you_mean
 
 # Pixels. A larger image is reduced by a whole factor to no more than this, so that an RGB copy of it takes a
 # hundred megabytes at most. That is still several times what an encoder sees.
@@ -89,7 +91,12 @@ def transform_for(encoder: EncoderConfig) -> ImageTransform:
     """The mean, standard deviation and size of torchvision's weights; encoder.image_size overrides the size.
 
     For weights from a file, or none, they are those of the model's default weights.
+    Raises UserError if torchvision has no classification model of that name.
     """
+    models = list_models(module=torchvision.models)
+    if encoder.name not in models:
+        hint = did_you_mean(encoder.name, models) or "; try resnet50"
+        raise UserError(f"encoder.name={encoder.name}: torchvision has no such classification model{hint}")
     weights = get_model_weights(encoder.name)
     known = encoder.weights in weights.__members__
     preset = (weights[encoder.weights] if known else weights.DEFAULT).transforms()

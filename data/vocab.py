@@ -6,15 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import pandas as pd
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from config import DataConfig
-from data.tokenizer import tokenize
 from files import require_regular, write_text
 from utils import CONTROL, EOS, PAD, SOS, UNK, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPECIAL = ("<pad>", "<sos>", "<eos>", "<unk>")
 _LARGEST = 1 << 28  # bytes of a vocabulary file; 256 MB are some ten million words
@@ -90,7 +91,7 @@ class Vocabulary:
 
         A caption of more than `max_length` words is cut and gets no `<eos>`, because it does not end there.
         """
-        words = tokenize(caption)
+        words = _tokens(caption)
         end = [EOS] if max_length is None or len(words) <= max_length else []
         return [SOS, *(self.index.get(word, UNK) for word in words[:max_length]), *end]
 
@@ -143,7 +144,7 @@ class Vocabulary:
         return cls(content.words, content.built_from)
 
 
-def find_vocabulary(data: DataConfig, table: pd.DataFrame) -> Vocabulary:
+def find_vocabulary(data: DataConfig, table: "pd.DataFrame") -> Vocabulary:
     """The vocabulary for training on `table`.
 
     The file that build_vocab.py writes beside the captions is used if it was built from the same training
@@ -184,4 +185,10 @@ def _difference(found: BuiltFrom | None, wanted: BuiltFrom) -> str:
 
 
 def count_words(captions: Iterable[str]) -> Counter[str]:
-    return Counter(word for caption in captions for word in tokenize(caption))
+    return Counter(word for caption in captions for word in _tokens(caption))
+
+
+def _tokens(caption: str) -> list[str]:
+    from data.tokenizer import tokenize  # here, because nltk takes long to import, and captioning needs none
+
+    return tokenize(caption)

@@ -90,13 +90,13 @@ def size_of(content: object) -> int:
     return sum(map(size_of, content)) if isinstance(content, list | tuple) else 0
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path | None) -> Checkpoint:
     """Read and check a checkpoint, without running code from it.
 
     Whether the weights fit the configuration is checked by `unpack_model`, which may be given another one.
 
     Args:
-        path: the file, or the folder of a run, whose best.pth is read.
+        path: the file, or the folder of a run, whose best.pth is read; None: see `find_checkpoint`.
 
     Raises:
         UserError: there is no such file, or it is damaged or not a checkpoint of this project.

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from outputs import OutputFolder
 from reports.attention import attention_sheet
 from reports.captioned import captioned_image
 from reports.page import Page, PageEntry
-from utils import UserError
+from utils import CONTROL, UserError
 
 _JSON = "captions.json"
 _PAGE = "captions_result.html"
@@ -79,10 +78,7 @@ class Results:
         Returns the path of the page.
         """
         rows = [{**row, "scores": scores[path]} if path in scores else row for path, row in self.rows.items()]
-        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        # Lone surrogates are in Python the bytes of a file name that is not valid UTF-8. UTF-8 does not have
-        # them, but JSON has an escape sequence for them, from which Python reads the same name.
-        self.folder.write_text(_JSON, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        self.folder.write_text(_JSON, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         self.page.write({self.names[path]: scores[path] for path in scores})
         return self.page.path
 
@@ -95,7 +91,7 @@ def _output_stems(paths: Sequence[Path]) -> list[str]:
     """
     stems, taken = [], dict[str, int]()
     for path in paths:
-        whole = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", "_", path.stem)
+        whole = CONTROL.sub("_", path.stem)
         number = taken.get(_folded(whole), 0)
         stem = ""
         while not stem or _folded(stem) in taken:

@@ -6,6 +6,7 @@ import os
 import runpy
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,25 +23,37 @@ def command(script: str, *arguments) -> list[str]:
     return [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
 
 
+@contextlib.contextmanager
+def signal_handlers_restored() -> Iterator[None]:
+    """Scripts set handlers of SIGINT and SIGTERM; afterwards there are those from before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def ended(folder: Path, script: str, *arguments) -> tuple[int, str, str]:
     """Run a script in `folder`; returns its exit status and what it wrote to stdout and stderr.
 
     As in a process, text that is no valid Unicode cannot be written to stdout.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
-    arguments_before, signals = sys.argv, (signal.SIGINT, signal.SIGTERM)
-    handlers = [signal.getsignal(number) for number in signals]
+    arguments_before, status = sys.argv, 0
     sys.argv = [f"{script}.py", *map(str, arguments)]
-    status = 0
     try:
-        with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            signal_handlers_restored(),
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
     except SystemExit as error:
         status = int(error.code or 0)
     finally:
         sys.argv = arguments_before
-        for number, handler in zip(signals, handlers, strict=True):
-            signal.signal(number, handler)
     texts = []
     for stream in (out, err):
         stream.flush()

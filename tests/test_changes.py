@@ -13,8 +13,9 @@ from data.captions import read_table
 from tests.helpers import tiny
 from tests.run_helpers import after_steps, go_on, make_run, stopped_run
 from tests.script_helpers import run, weights
+from training.changeable import CHANGEABLE
 from training.folder import run_to_resume
-from training.resume import CHANGEABLE, resumed
+from training.resume import resumed
 from training.run import Run
 from utils import UserError
 

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from metrics import METRICS
 from metrics.measures import LOSS, MEASURES, find_monitor
 from reports.curves import draw_curves
 from reports.loss_log import COLUMNS, best, rate_changes, read_log, run_names
+from tests.script_helpers import ended
 from utils import UserError
 
 
@@ -180,11 +180,10 @@ def test_a_log_that_cannot_be_drawn_is_a_user_error(tmp_path, problem):
 
 
 def test_a_script_error_is_one_line_with_status_2(tmp_path):
-    command = [sys.executable, str(Path(visualize_loss.__file__)), "runs/nope"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert re.fullmatch(r"error: .*runs/nope.*\n", done.stderr)
+    status, out, err = ended(tmp_path, "visualize_loss", "runs/nope")
+    assert status == 2
+    assert out == ""
+    assert re.fullmatch(r"error: .*runs/nope.*\n", err)
 
 
 def test_a_rate_that_stood_still_and_changed_is_marked_and_a_cosine_is_not(tmp_path):
@@ -226,7 +225,7 @@ def test_watching_draws_again_when_the_log_has_grown_and_waits_for_its_first_row
             raise KeyboardInterrupt
         step()
 
-    monkeypatch.setattr(visualize_loss.time, "sleep", sleep)
+    monkeypatch.setattr("jobs.visualize_loss.time.sleep", sleep)
     monkeypatch.setattr(
         sys, "argv", ["visualize_loss.py", str(log), "--watch", "--output", str(tmp_path / "a.svg")]
     )
@@ -242,7 +241,7 @@ def test_runs_may_be_given_as_globs_which_not_every_shell_expands(tmp_path, monk
     for name in ("one", "two", "[odd]"):
         write_log(tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(visualize_loss, "draw_curves", lambda *_: None)
+    monkeypatch.setattr("jobs.visualize_loss.draw_curves", lambda *_: None)
     for arguments, names in (("runs/*", ["[odd]", "one", "two"]), ("runs/[odd]", ["[odd]"])):
         monkeypatch.setattr(sys, "argv", ["visualize_loss.py", arguments])
         visualize_loss.main()

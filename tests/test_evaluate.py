@@ -144,7 +144,7 @@ def test_the_training_split_is_captioned_without_augmentation(trained, monkeypat
         seen.append(torch.stack([dataset.image(i) for i in range(len(dataset))]))
         return caption_split(captioner, dataset, options)
 
-    monkeypatch.setattr("training.validation.caption_split", spy)
+    monkeypatch.setattr("jobs.evaluate.caption_split", spy)
     for augment in ("[]", "[crop,flip]"):
         run(trained, "evaluate", "--split", "train", "--output", "train", f"data.augment={augment}")
     assert torch.equal(*seen)

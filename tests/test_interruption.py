@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import write_dataset
-from tests.script_helpers import run, write_config
+from tests.script_helpers import run, signal_handlers_restored, write_config
 from tests.test_resume import same_end
 from training.interruption import Interruption
 
@@ -22,12 +22,10 @@ def handlers():
     def terminate(*_):
         raise Terminated
 
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, terminate)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with signal_handlers_restored():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, terminate)
+        yield
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

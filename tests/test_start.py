@@ -150,6 +150,15 @@ def test_rewards_and_samples_have_to_make_sense(tmp_path):
     check(tiny(tmp_path, train=learns, rl={"samples": 1, "baseline": "greedy"}))
 
 
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [("resnet5", "did you mean 'resnet50'"), ("fcn_resnet50", "did you mean"), ("cnn", "try resnet50")],
+)
+def test_an_encoder_that_torchvision_does_not_have_is_refused(tmp_path, name, mend):
+    with pytest.raises(UserError, match=rf"encoder\.name={name}: .*no such classification model; {mend}"):
+        check(tiny(tmp_path, encoder={"name": name}))
+
+
 def test_an_unknown_decoder_is_answered_with_the_right_names(tmp_path):
     with pytest.raises(UserError, match=r"decoder\.kind=atention: .*did you mean 'attention'"):
         check(tiny(tmp_path, decoder={"kind": "atention"}))

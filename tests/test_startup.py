@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.script_helpers import command
+from tests.script_helpers import command, signal_handlers_restored
 from utils import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +22,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def handlers():
     """`run_script` sets signal handlers; the tests after these get theirs back."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+    with signal_handlers_restored():
+        yield
 
 
 def ending(main) -> int:
@@ -121,7 +118,7 @@ def test_an_empty_argument_is_not_the_current_folder(monkeypatch, capsys):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_during_the_imports_ends_without_a_traceback(number, status):
     process = subprocess.Popen(
-        command("visualize_loss", "--help"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("visualize_loss", "no run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     maps = Path(f"/proc/{process.pid}/maps")
     while process.poll() is None and "numpy" not in maps.read_text():  # pandas is being imported

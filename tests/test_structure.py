@@ -18,6 +18,7 @@ LAYERS = [
     ["captioning", "metrics"],
     ["reports"],
     ["training"],
+    ["jobs"],
     ["build_vocab", "evaluate", "inference_visualize", "show_model", "train", "visualize_loss"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -8,6 +8,7 @@ from captioning import Captioner
 from config import Config
 from data.dataset import Flickr8kDataset
 from metrics.scores import Scorer
+from models.search import SearchOptions
 from training.folder import BEST, resume_command
 from training.validation import caption_split
 from utils import UserError
@@ -36,12 +37,18 @@ def diverged(what: str, config: Config, step: int, lr: float, images: Sequence[s
 
 
 def report_best(
-    current: Captioner, val_set: Flickr8kDataset, scorer: Scorer, best_epoch: int, seconds: float
+    current: Captioner,
+    val_set: Flickr8kDataset,
+    scorer: Scorer,
+    options: SearchOptions,
+    best_epoch: int,
+    seconds: float,
 ) -> None:
-    """Print the scores of best.pth with the configured beam, and the next commands.
+    """Print the scores of best.pth, and the next commands.
 
     Args:
         current: the model at the end of the training.
+        options: of the search for the captions that are scored.
         best_epoch: the epoch of best.pth; 0 if there is none.
         seconds: of training.
 
@@ -53,8 +60,6 @@ def report_best(
     if val_set.features and captioner.model.encoder.digest() != current.model.encoder.digest():
         val_set = copy(val_set)  # the encoder was trained after the best epoch, and is frozen now
         val_set.features = None
-    # Without sampling: scores of samples would differ between runs.
-    options = current.options(beam=config.search.beam, temperature=0.0)
     scores = scorer.score(caption_split(captioner, val_set, options))
     print(f"\n{folder / BEST} is epoch {best_epoch}; {seconds:.0f} s of training.")
     print(f"Validation scores with beam {options.beam}:")

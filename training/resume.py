@@ -1,4 +1,4 @@
-"""Continuing a stopped run: which settings may change, and whether the data are those it began with."""
+"""Continuing a stopped run: with changed settings, and only with the captions that it began with."""
 
 from startup import one_line
 
@@ -11,29 +11,12 @@ import pandas as pd
 from config import Config
 from config_reading import make_config
 from models.checkpoint import Checkpoint, load_checkpoint
+from training.changeable import CHANGEABLE, LEARNING
 from training.folder import BEST, CHECKPOINT
 from training.schedule import Schedule
 from training.state import Misfit, TrainingState, read_state
 from training.trainer import Trainer
 from utils import UserError
-
-# Keys that may change take effect from the next step on. All others belong to the model or the data, or
-# decide what the measures of earlier epochs, and so the best one, mean.
-_LEARNING = (  # how the model learns: train.patience counts anew
-    *("data.captions_per_image", "data.augment", "encoder.fine_tune", "features.views"),
-    *("decoder.dropout", "decoder.word_dropout"),
-    *("train.epochs", "train.lr", "train.encoder_lr", "train.weight_decay", "train.schedule", "train.warmup"),
-    *("train.plateau_patience", "train.average", "train.clip", "train.label_smoothing"),
-    *("train.scheduled_sampling", "train.attention_weight", "rl.critic_lr", "rl.entropy_weight"),
-)
-CHANGEABLE = (
-    *_LEARNING,
-    *("train.patience", "train.log_every", "train.checkpoint_every"),
-    *("run.device", "run.precision", "run.deterministic", "run.tensorboard"),
-    *("data.captions", "data.images", "data.lists", "data.max_bad_rows"),  # the captions must be the same
-    *("data.workers", "features.cache", "features.folder"),
-    *("search.beam", "search.temperature", "search.top_k", "search.top_p"),
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +32,7 @@ class Resumption:
     @property
     def learns_differently(self) -> bool:
         """Whether a change concerns training itself, so that an earlier lack of progress means nothing."""
-        return any(key in _LEARNING for key in self.changes)
+        return any(key in LEARNING for key in self.changes)
 
     def require_same_captions(self, table: pd.DataFrame) -> None:
         """Raise UserError if the table is not the one that the run began with."""

@@ -27,8 +27,9 @@ _CHANGEABLE = ("encoder.fine_tune", "decoder.dropout", "decoder.word_dropout", "
 
 def check(config: Config) -> None:
     """Raise UserError for settings that would fail later, after steps that take time."""
-    look_up(DECODERS, config.decoder.kind, "decoder.kind")
+    look_up(DECODERS, config.decoder.name, "decoder.kind")
     look_up(OBJECTIVES, config.train.objective, "train.objective").check(config)
+    transform_for(config.encoder)
     find_monitor(config.train.monitor)
     if config.run.tensorboard:
         require_tensorboard()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.captions import SPLITS, read_captions
+from data.captions import read_captions
+from data.splits import SPLITS
 from tests.hostile.attempt import Hostile, Outcome, either, works
 
 DEEP = "[" * 100_000

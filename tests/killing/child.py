@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-import train  # noqa: F401  (imported once, for all processes that are forked)
+import jobs.train  # noqa: F401  (imported once, for all processes that are forked)
 import training.record
 
 ROOT = Path(__file__).parents[2]
