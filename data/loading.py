@@ -1,15 +1,17 @@
-"""Batches of a dataset. If worker processes read them, the workers end with whoever uses the batches."""
+"""Batches of a dataset. The processes or the thread that read them end with whoever uses the batches."""
 
 import atexit
 import contextlib
 import multiprocessing
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -18,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from data.transforms import read_image
 from utils import UserError
 
+T = TypeVar("T")
+R = TypeVar("R")
 _OUT_OF_MEMORY = (
     "the memory, or the memory that processes share, is used up while images are read; set data.workers=0 or "
     "lower train.batch_size"
@@ -78,6 +82,24 @@ def load(
                 iterator._shutdown_workers()
         finally:
             _kill(processes)  # those that are still busy
+
+
+def read_ahead(read: Callable[[T], R], batches: Iterable[T], ahead: int = 2) -> Generator[R, None, None]:
+    """`read(batch)` for each batch, in order. A thread reads `ahead` batches while the last one is in use.
+
+    What `read` raises is raised here when it is the turn of its batch. The thread ends when the iterator
+    does: at the last batch, with an error, or when it is closed or dropped.
+    """
+    thread, results = ThreadPoolExecutor(1), deque[Future[R]]()
+    try:
+        for batch in batches:
+            results.append(thread.submit(read, batch))
+            if len(results) > ahead:
+                yield results.popleft().result()
+        while results:
+            yield results.popleft().result()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 class _ErrorsAsItems(Dataset):

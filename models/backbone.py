@@ -23,8 +23,13 @@ from utils import UserError
 
 # What torchvision calls the layers after the grid, in every model that has them as layers.
 _HEAD = ("avgpool", "classifier", "fc", "head", "heads")
-# Layers that stay whole in the graph, besides those of torch.nn.
-_LEAVES = [layer for _, layer in inspect.getmembers(torchvision.ops, inspect.isclass)]
+# Layers that stay whole in the graph, besides those of torch.nn. Sequences of layers, such as the
+# Conv2dNormActivation of a MobileNet, are opened, so that their batch norms can be folded.
+_LEAVES = [
+    layer
+    for _, layer in inspect.getmembers(torchvision.ops, inspect.isclass)
+    if not issubclass(layer, nn.Sequential)
+]
 _NAME = "torchvision's name"  # key in the `meta` of a graph's nodes
 
 

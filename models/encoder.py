@@ -118,8 +118,8 @@ class EncoderCNN(nn.Module):
     def fuse_batch_norms(self) -> nn.Module:
         """A copy of the backbone with batch norms folded into the weights of the convolutions before them.
 
-        It is for evaluation only. On a CPU ResNet-50 takes a tenth less time. Batch norms inside layers of
-        torchvision.ops, such as the Conv2dNormActivation of a MobileNet, stay as they are.
+        It is for evaluation only. On a CPU ResNet-50 takes a tenth less time, and MobileNetV2 a fifth. Batch
+        norms before a convolution, such as those of a DenseNet, stay as they are.
         """
         fused = fuse(self.backbone.eval(), no_trace=True).to(memory_format=torch.channels_last)
         self.train(self.training)

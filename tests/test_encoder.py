@@ -128,8 +128,9 @@ def invent_statistics(model: nn.Module) -> None:
             value.uniform_(0.5, 1.5)
 
 
-def test_no_batch_norm_of_a_resnet_is_left_unfolded():
-    encoder = make("resnet18", image_size=64)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0"])
+def test_no_batch_norm_after_a_convolution_is_left_unfolded(name):
+    encoder = make(name, image_size=64)
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.backbone.modules())
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.fuse_batch_norms().modules())
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.features import FeatureStore
+from data.loading import read_ahead
 from data.transforms import ImageTransform
 from utils import UserError
 
@@ -49,7 +50,11 @@ def compute(images: Path, cache: Path, names=NAMES, cells=1):
 
 
 def reds(grids) -> list[int]:
-    return [round(float(grids.grid(name)[0, 0]) * 255) for name in NAMES]
+    return reds_of([grids.grid(name) for name in NAMES])
+
+
+def reds_of(grids) -> list[int]:
+    return [round(float(grid[0, 0]) * 255) for grid in grids]
 
 
 RIGHT = [0, 40, 80, 120, 160, 200]
@@ -197,6 +202,19 @@ def test_damage_that_training_finds_ends_it_and_the_next_run_computes_anew(made,
         other.grid("2.png")
     assert reds(repaired) == reds(compute(images, cache)[0]) == RIGHT  # `other` has not set it aside
     assert not list(cache.glob("*.damaged-2"))
+
+
+def test_damage_that_is_read_ahead_is_raised_at_the_turn_of_its_batch(made, tmp_path):
+    images, cache, store = copy_of(made, tmp_path / "cache")
+    grids, _ = compute(images, cache)
+    with open(store / "grids.f16", "r+b") as file:
+        file.seek(6 * 2 + 1)
+        file.write(b"\xff")
+    batches = read_ahead(grids.read, [[(name, 0)] for name in NAMES])
+    assert [reds_of(next(batches)), reds_of(next(batches))] == [[0], [40]]
+    with pytest.raises(UserError, match=r"row 2 of grids\.f16 .*damaged-1.*run again .*--resume"):
+        next(batches)
+    assert compute(images, cache)[1] == 6
 
 
 def test_rows_of_another_shape_are_damage(made, tmp_path):

@@ -52,6 +52,13 @@ def features(tmp_path, views=NAMES, encode=None, **options):
     return grids, encode.count
 
 
+class Full(Encoder):
+    """The largest number that float16 has, in every cell."""
+
+    def __call__(self, pixels):
+        return torch.full_like(super().__call__(pixels), 65504.0)
+
+
 def red(grid) -> int:
     return round(float(grid[0, 0]) * 255)
 
@@ -232,6 +239,36 @@ def test_features_that_are_not_finite_are_not_kept(tmp_path, image_folder):
     with pytest.raises(UserError, match=r"images such as 0\.png are not finite.*features\.cache=false"):
         features(tmp_path, encode=Overflowing())
     assert features(tmp_path)[1] == 6
+
+
+def test_the_largest_features_of_float16_are_kept(tmp_path, image_folder):
+    grids, _ = features(tmp_path, encode=Full())
+    assert (grids.grid("1.png") == 65504).all()
+
+
+def test_a_batch_of_grids_is_one_array_in_the_order_asked_for(tmp_path, image_folder):
+    Image.effect_noise((30, 30), 90).convert("RGB").save(image_folder / "0.png")
+    grids, _ = features(tmp_path, {**dict.fromkeys(NAMES, 1), "0.png": 2}, augment=["crop"])
+    views = [("3.png", 0), ("0.png", 1), ("1.png", 7), ("0.png", 0), ("3.png", 0)]
+    batch = grids.read(views)
+    assert (batch.shape, batch.dtype) == ((5, 1, 3), torch.float16)
+    assert torch.equal(batch, torch.stack([grids.grid(name, seed) for name, seed in views]))
+    assert not torch.equal(batch[1], batch[3])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no reads at a position")
+def test_reading_moves_no_position_that_threads_and_forks_would_share(tmp_path, image_folder):
+    grids, _ = features(tmp_path)
+    grids.read([("2.png", 0), ("4.png", 0)])
+    assert grids.file.tell() == 0
+
+
+@pytest.mark.cuda
+def test_grids_can_be_read_into_page_locked_memory(tmp_path, image_folder):
+    grids, _ = features(tmp_path)
+    pinned = grids.read([("2.png", 0), ("4.png", 0)], pin_memory=True)
+    assert pinned.is_pinned()
+    assert torch.equal(pinned, grids.read([("2.png", 0), ("4.png", 0)]))
 
 
 def test_features_travel_to_another_process_as_a_path(tmp_path, image_folder):

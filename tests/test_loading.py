@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 
-from data.loading import load
+from data.loading import load, read_ahead
 from tests.script_helpers import ENVIRONMENT, ROOT, run, write_config
 from utils import UserError
 
@@ -116,6 +117,48 @@ def test_workers_that_hang_are_killed(monkeypatch):
     next(batches)
     batches.close()
     assert not multiprocessing.active_children()
+
+
+def test_batches_are_read_in_their_order_while_the_ones_before_are_in_use():
+    started, threads = [], set()
+    is_read = {i: threading.Event() for i in range(6)}
+
+    def read(i):
+        threads.add(threading.current_thread())
+        is_read[i].set()
+        return i * i
+
+    for i, square in enumerate(read_ahead(read, (started.append(i) or i for i in range(6)), ahead=2)):
+        assert square == i * i
+        assert started == list(range(min(i + 3, 6)))  # no more are held than this one and two
+        assert is_read[started[-1]].wait(DEADLINE)
+    assert len(threads) == 1
+    assert threads.isdisjoint(threading.enumerate())
+
+
+@pytest.mark.parametrize("ending", ["error", "close", "drop"])
+def test_the_thread_that_reads_ends_with_the_use_of_the_batches(ending):
+    threads, first_is_used = [], threading.Event()
+
+    def read(i):
+        threads.append(threading.current_thread())
+        if i:
+            assert first_is_used.wait(DEADLINE)
+        if i == 1 and ending == "error":
+            raise UserError("1 cannot be read")
+        return i
+
+    batches = read_ahead(read, range(10**9))
+    assert next(batches) == 0
+    first_is_used.set()
+    if ending == "error":
+        with pytest.raises(UserError, match=r"^1 cannot be read$"):
+            next(batches)
+    elif ending == "close":
+        batches.close()
+    del batches
+    assert not threads[0].is_alive()
+    assert len(threads) <= 4  # what was not begun is not read
 
 
 @pytest.mark.parametrize("features", [True, False], ids=["features", "images"])
