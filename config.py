@@ -4,13 +4,10 @@ The description of each field is printed by `--help` and in error messages. conf
 values from YAML files and the command line.
 """
 
-import difflib
 from pathlib import Path
 from typing import Literal
 
-import torchvision
 from pydantic import Field, field_validator, model_validator
-from torchvision.models import list_models
 
 from config_types import Count, Dim, Few, NameOrPath, Section, UserPath
 
@@ -83,16 +80,6 @@ class EncoderConfig(Section):
         "none", description="none (frozen), all, or the first stage to train, such as layer4"
     )
 
-    @field_validator("name")
-    @classmethod
-    def is_known(cls, name: str) -> str:
-        models = list_models(module=torchvision.models)
-        if name in models:
-            return name
-        near = difflib.get_close_matches(name, models, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; try resnet50"
-        raise ValueError(f"torchvision has no such classification model{hint}")
-
 
 class FeaturesConfig(Section):
     cache: bool = Field(True, description="compute the features of a frozen encoder once and keep them")
@@ -104,6 +91,11 @@ class FeaturesConfig(Section):
 
 class DecoderConfig(Section):
     kind: str = Field("attention", description="attention, or lstm (no attention)")
+    attention: Literal["additive", "dot"] = Field(
+        "additive",
+        description="kind=attention: additive (Show, Attend and Tell), or dot (multi-head, faster)",
+    )
+    heads: int = Field(8, ge=1, le=1024, description="attention=dot: heads, each with its own weights")
     embeddings: NameOrPath = Field(
         "learned", description="learned, one_hot, or a text file of GloVe or word2vec vectors"
     )
@@ -117,6 +109,11 @@ class DecoderConfig(Section):
         0.0, ge=0, lt=1, description="share of the decoder's input words that are dropped in training"
     )
     tie_embeddings: bool = Field(True, description="share weights of embeddings and output layer")
+
+    @property
+    def name(self) -> str:
+        """The name of the decoder in models/decoders/."""
+        return "dot_attention" if (self.kind, self.attention) == ("attention", "dot") else self.kind
 
     @property
     def vectors(self) -> Path | None:
@@ -215,6 +212,14 @@ class Config(Section):
             raise ValueError(
                 "decoder.embeddings=one_hot has no weights to share with the output layer; set "
                 "decoder.tie_embeddings=false"
+            )
+        decoder = self.decoder
+        if decoder.name == "dot_attention" and (
+            decoder.hidden_dim % decoder.heads or decoder.attention_dim % decoder.heads
+        ):
+            raise ValueError(
+                f"decoder.heads={decoder.heads}: it must divide decoder.hidden_dim={decoder.hidden_dim} and "
+                f"decoder.attention_dim={decoder.attention_dim}"
             )
         if self.decoder.freeze_embeddings and not self.decoder.vectors:
             raise ValueError(

@@ -11,10 +11,12 @@ import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from compute import Compute
 from data.features import FeatureGrids
-from data.loading import load, read_listed_image
+from data.loading import load, read_ahead, read_listed_image
+from data.packing import PackedCaptions, pack
 from data.transforms import ImageTransform, augment
 from data.vocab import Vocabulary
 from utils import PAD, UserError
@@ -32,6 +34,10 @@ class Batch(NamedTuple):
     captions: torch.Tensor  # (M, T) int64, padded with <pad>
     lengths: torch.Tensor  # (M,) int64, tokens of each caption
     image_index: torch.Tensor  # (M,) int64, which of the N images a caption describes
+
+    def packed(self) -> PackedCaptions:
+        """The captions as teacher forcing reads them."""
+        return pack(self.captions, self.lengths, self.image_index, len(self.images))
 
 
 class _Strings(Sequence[str]):
@@ -92,15 +98,17 @@ class Flickr8kDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Image (3, H, W) or grid (L, C), and the captions, each as tokens (T,) int64."""
-        i, seed = draw
+        return self.image(*draw), self.drawn_captions(*draw)
+
+    def drawn_captions(self, i: int, seed: int) -> list[torch.Tensor]:
+        """The captions of an image, each as tokens (T,) int64; `seed` selects them if not all are drawn."""
         chosen: Sequence[int] = range(self.image_start[i], self.image_start[i + 1])
         if self.captions_per_image and self.captions_per_image < len(chosen):
             chosen = random.Random(seed).sample(chosen, self.captions_per_image)
-        captions = [
+        return [
             torch.from_numpy(self.tokens[self.caption_start[c] : self.caption_start[c + 1]].astype(np.int64))
             for c in chosen
         ]
-        return self.image(i, seed), captions
 
     def image(self, i: int, seed: int = 0) -> torch.Tensor:
         """Image (3, H, W), or its cached grid (L, C); `seed` determines the augmentation or the view."""
@@ -115,10 +123,15 @@ class Flickr8kDataset(Dataset):
 
 def collate(items: Sequence[tuple[torch.Tensor, list[torch.Tensor]]]) -> Batch:
     """Items of N images -> one Batch."""
-    captions = [caption for _, group in items for caption in group]
-    image_index = [i for i, (_, group) in enumerate(items) for _ in group]
+    return _make_batch(torch.stack([image for image, _ in items]), [captions for _, captions in items])
+
+
+def _make_batch(images: torch.Tensor, groups: Sequence[list[torch.Tensor]]) -> Batch:
+    """Images or grids (N, ...), and the captions of each -> one Batch."""
+    captions = [caption for group in groups for caption in group]
+    image_index = [i for i, group in enumerate(groups) for _ in group]
     return Batch(
-        torch.stack([image for image, _ in items]),
+        images,
         pad_sequence(captions, batch_first=True, padding_value=PAD),
         torch.tensor([len(caption) for caption in captions]),
         torch.tensor(image_index),
@@ -141,7 +154,14 @@ def ordered_batches(num_images: int, batch_size: int) -> list[list[Draw]]:
 def make_loader(
     dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, compute: Compute
 ) -> Iterator[Batch]:
-    """The `batches` of `dataset`, in this order; see `load`. Cached features are read without workers."""
-    if dataset.features is not None:
-        workers = 0
-    return load(dataset, batches, collate, workers, compute.pins_memory)
+    """The `batches` of `dataset`, in this order; see `load`, and `read_ahead` for cached features."""
+    grids, pins = dataset.features, compute.pins_memory
+    if grids is None:
+        return load(dataset, batches, collate, workers, pins)
+
+    def read(draws: list[Draw]) -> Batch:
+        images = grids.read([(dataset.names[i], seed) for i, seed in draws], pins)
+        batch = _make_batch(images, [dataset.drawn_captions(*draw) for draw in draws])
+        return pin_memory(batch) if pins else batch
+
+    return read_ahead(read, batches)

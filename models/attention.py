@@ -1,4 +1,4 @@
-"""Soft attention over the cells of a grid."""
+"""Attention over the cells of a grid: additive, and multi-head dot-product attention."""
 
 import torch
 from torch import nn
@@ -32,3 +32,39 @@ class SoftAttention(nn.Module):
         alphas = energy.float().softmax(dim=2)
         context = torch.bmm(alphas.to(cells.dtype), cells)
         return context.flatten(0, 1), alphas.flatten(0, 1)
+
+
+class DotAttention(nn.Module):
+    """Multi-head attention: softmax(q k_i / sqrt(d)) over the cells i, d numbers for each head.
+
+    Vaswani et al., 2017, section 3.2.2, without the last projection: the layer that reads the context has its
+    own. Keys and values are computed once per image; all queries of an image are one matrix product.
+    """
+
+    def __init__(self, cell_dim: int, hidden_dim: int, attention_dim: int, heads: int):
+        """`heads` divides `attention_dim`, the size of keys and queries, and `cell_dim`, that of values."""
+        super().__init__()
+        self.heads = heads
+        self.key = nn.Linear(cell_dim, attention_dim, bias=False)  # softmax would ignore a bias
+        self.value = nn.Linear(cell_dim, cell_dim)
+        self.query = nn.Linear(hidden_dim, attention_dim)
+
+    def start(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cells (N, L, D) -> keys (N, heads, d, L) and values (N, heads, L, D / heads)."""
+        keys = self.key(cells).unflatten(2, (self.heads, -1)).permute(0, 2, 3, 1).contiguous()
+        return keys, self.value(cells).unflatten(2, (self.heads, -1)).transpose(1, 2).contiguous()
+
+    def forward(self, keys: torch.Tensor, values: torch.Tensor, hidden: torch.Tensor):
+        """Attend Q times to the cells of each image.
+
+        Args:
+            hidden: (N, Q, H), states of the decoder.
+
+        Returns:
+            contexts (N, Q, D), and alphas (N, Q, L), the mean over the heads.
+        """
+        queries = self.query(hidden).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (N, heads, Q, d)
+        energy = queries * keys.shape[2] ** -0.5 @ keys  # (N, heads, Q, L)
+        alphas = energy.float().softmax(dim=3)
+        contexts = alphas.to(values.dtype) @ values
+        return contexts.transpose(1, 2).flatten(2), alphas.mean(dim=1)

@@ -4,66 +4,23 @@ A decoder turns the grid of an image into words. Search and teacher forcing use 
 
     start(grid (N, L, C)) -> state
     step(tokens (B,), state) -> logits (B, V), state, alphas (B, L) or None
-    forward(grid, captions (M, T), image_index (M,)) -> logits (M, T - 1, V), alphas (M, T - 1, L) or None
+    forward(grid, captions) -> logits (P, V), alphas (P, L) or None
 
-`forward` is teacher forcing: it reads the reference captions, and its logits at t predict token t + 1. It
-equals repeated `step`, but computes everything that does not depend on the previous word outside the time
-loop.
+`forward` is teacher forcing: it reads packed reference captions (models/packing.py), with a row for each of
+the P tokens to predict. It equals repeated `step`. The decoders in models/decoders/ compute everything that
+does not depend on the previous word outside the time loop.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from config import DecoderConfig
+from data.packing import PackedCaptions
 from models.diagram import Diagram
 from models.embedding import OneHotWords, WordEmbedding
-from utils import PAD
-
-
-@dataclass(frozen=True)
-class DecoderState:
-    """What a decoder keeps between two steps, for B sequences that describe N images.
-
-    Each decoder defines two NamedTuples. `image` is computed once and never copied per beam; `sequence`
-    changes with every word.
-    """
-
-    image: Any  # a NamedTuple of tensors (N, ...)
-    sequence: Any  # a NamedTuple of tensors (B, ...)
-    image_index: torch.Tensor  # (B,) int64, the image that each sequence describes
-    is_even: bool  # whether each image has the same number of sequences, and they are adjacent
-
-    @classmethod
-    def first(cls, image: Any, sequence: Any) -> "DecoderState":
-        """One sequence per image."""
-        index = torch.arange(len(sequence[0]), device=sequence[0].device)
-        return cls(image, sequence, index, is_even=True)
-
-    def with_sequence(self, sequence: Any) -> "DecoderState":
-        """The state of the same images after the next step."""
-        return replace(self, sequence=sequence)
-
-    def repeat(self, k: int) -> "DecoderState":
-        """K adjacent copies of each sequence."""
-        rows = torch.arange(len(self.image_index), device=self.image_index.device).repeat_interleave(k)
-        return self.select(rows.view(-1, k) if self.is_even else rows)
-
-    def select(self, rows: torch.Tensor) -> "DecoderState":
-        """The sequences in these rows: (N, K) selects K of each image, (B,) any sequences in any order."""
-        is_even, rows = rows.dim() == 2, rows.flatten()
-        sequence = type(self.sequence)(*(x.index_select(0, rows) for x in self.sequence))
-        return DecoderState(self.image, sequence, self.image_index.index_select(0, rows), is_even)
-
-    def image_tensors(self) -> Sequence[torch.Tensor]:
-        """The tensors of `image`, with a row per image if `is_even`, otherwise with a row per sequence."""
-        if self.is_even:
-            return self.image
-        return [x.index_select(0, self.image_index) for x in self.image]
+from models.state import DecoderState
 
 
 class Decoder(nn.Module):
@@ -97,9 +54,20 @@ class Decoder(nn.Module):
         """Read one token (B,); returns logits (B, V), the new state, and alphas (B, L) or None."""
         raise NotImplementedError
 
-    def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
-        """Teacher forcing; returns logits (M, T - 1, V), and alphas (M, T - 1, L) or None."""
-        raise NotImplementedError
+    def forward(self, grid: torch.Tensor, captions: PackedCaptions):
+        """Teacher forcing; returns logits (P, V), and alphas (P, L) or None, for each token to predict.
+
+        Here one step follows the other. A subclass can do better.
+        """
+        state, first = self.start(grid).select(captions.images), 0
+        logits, alphas = [], []
+        for n in captions.active:
+            state = state.select(torch.arange(n, device=grid.device))
+            step_logits, state, step_alphas = self.step(captions.inputs[first : first + n], state)
+            logits.append(step_logits)
+            alphas.append(step_alphas)
+            first += n
+        return torch.cat(logits), torch.cat(alphas) if self.attends else None
 
     @property
     def critic_dim(self) -> int:
@@ -130,26 +98,3 @@ class WordOutput(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.score(self.project(hidden))
-
-
-def pack_inputs(captions: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]) -> PackedSequence:
-    """Captions (M, T) -> embeddings of all tokens but the last, longest caption first, without padding."""
-    lengths = ((captions != PAD).sum(dim=1) - 1).clamp(min=1)
-    return pack_padded_sequence(
-        embed(captions[:, :-1]), lengths.cpu(), batch_first=True, enforce_sorted=False
-    )
-
-
-def unpack(like: PackedSequence, data: torch.Tensor, steps: int) -> torch.Tensor:
-    """Rows in the packed order of `like` -> (M, steps, ...), with zeros for padding."""
-    packed = PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)
-    return pad_packed_sequence(packed, batch_first=True, total_length=steps)[0]
-
-
-@torch.no_grad()
-def open_forget_gate(bias: torch.Tensor) -> None:
-    """Initialise the bias of an LSTM's forget gate to 1 (Jozefowicz et al., 2015).
-
-    With bias 0, the untrained gate halves the state at every word.
-    """
-    bias.chunk(4)[1].fill_(1.0)

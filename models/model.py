@@ -7,6 +7,7 @@ from torch import nn
 
 from compute import explain_memory, require_memory
 from config import Config
+from data.packing import PackedCaptions
 from models.checkpoint import CHECKPOINT_FORMAT, Checkpoint
 from models.decoder import Decoder
 from models.decoders import DECODERS
@@ -29,9 +30,9 @@ class CaptionModel(nn.Module):
         """Images (N, 3, H, W) -> grid (N, L, C); a cached grid is only converted to float32."""
         return self.encoder(images) if images.dim() == 4 else images.float()
 
-    def forward(self, images: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
-        """Teacher forcing: logits (M, T - 1, V) and alphas (M, T - 1, L) or None."""
-        return self.decoder(self.grid(images), captions, image_index)
+    def forward(self, images: torch.Tensor, captions: PackedCaptions):
+        """Teacher forcing: logits (P, V) and alphas (P, L) or None."""
+        return self.decoder(self.grid(images), captions)
 
     def caption(
         self, images: torch.Tensor, options: SearchOptions, indices: Sequence[int] | None = None
@@ -70,7 +71,7 @@ def _outline(config: Config, grid_dim: int, vocab_size: int) -> Decoder:
 
 
 def _build_decoder(config: Config, grid_dim: int, vocab_size: int) -> Decoder:
-    decoder = look_up(DECODERS, config.decoder.kind, "decoder.kind")(grid_dim, vocab_size, config.decoder)
+    decoder = look_up(DECODERS, config.decoder.name, "decoder.kind")(grid_dim, vocab_size, config.decoder)
     decoder.embedding.requires_grad_(not config.decoder.freeze_embeddings)
     return decoder
 

@@ -11,8 +11,10 @@ from PIL import Image
 from compute import Compute
 from config import Config, DecoderConfig
 from config_reading import make_config
+from data.packing import PackedCaptions, pack
 from models.decoder import Decoder
 from models.decoders import DECODERS
+from utils import PAD
 
 CPU = Compute(torch.device("cpu"))
 # Images that went through a transform, (3, 3, 32, 32): the same ones in every process.
@@ -70,8 +72,25 @@ def tiny(dataset: Path, **sections) -> Config:
 
 def small_decoder(kind: str, grid_dim: int = 6, vocab_size: int = 11, **config) -> Decoder:
     """A decoder of `kind` with random weights, in evaluation mode."""
-    sizes = {"embed_dim": 8, "hidden_dim": 10, "attention_dim": 7, "dropout": 0.5}
+    sizes = {"embed_dim": 8, "hidden_dim": 10, "attention_dim": 6, "heads": 2, "dropout": 0.5}
     return DECODERS[kind](grid_dim, vocab_size, DecoderConfig(**{**sizes, **config})).eval()
+
+
+def packed(captions: torch.Tensor, image_index: torch.Tensor, num_images: int) -> PackedCaptions:
+    """Padded captions (M, T) as teacher forcing reads them."""
+    return pack(captions, (captions != PAD).sum(dim=1), image_index, num_images)
+
+
+def teacher_forcing(decoder: Decoder, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
+    """`decoder.forward` with padded captions: logits (M, T - 1, V), alphas (M, T - 1, L); 0 for padding."""
+    rows = packed(captions, image_index, len(grid))
+    return [None if x is None else unpacked(x, rows, captions) for x in decoder(grid, rows)]
+
+
+def unpacked(rows: torch.Tensor, packed: PackedCaptions, captions: torch.Tensor) -> torch.Tensor:
+    """Rows (P, ...) -> (M, T - 1, ...), with zeros for padding."""
+    zeros = rows.new_zeros(len(captions), captions.shape[1] - 1, *rows.shape[1:])
+    return zeros.index_put((packed.captions, packed.steps), rows)
 
 
 def by_image(rows: Rows) -> dict[tuple[str, str], list[str]]:

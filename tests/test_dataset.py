@@ -84,7 +84,7 @@ def test_captions_of_an_image_keep_their_order_wherever_they_are_in_the_table():
 def test_cached_features_are_read_without_workers(dataset, is_cached):
     data, _ = make(dataset)
     if is_cached:
-        data.features = SimpleNamespace(grid=lambda name, seed: torch.zeros(1, 3))
+        data.features = SimpleNamespace(read=lambda views, pin_memory: torch.zeros(len(views), 1, 3))
     batches = make_loader(data, ordered_batches(4, 2), 2, CPU)
     next(batches)
     assert len(multiprocessing.active_children()) == (0 if is_cached else 2)

@@ -2,14 +2,14 @@
 
 import torch
 
+from data.packing import PackedCaptions
 from training.averages import Averages
-from training.objective import Loss, Term
-from utils import PAD
+from training.objective import Loss, Term, count_of
 
 
 def caption_loss(
     logits: torch.Tensor,
-    captions: torch.Tensor,
+    captions: PackedCaptions,
     alphas: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
     attention_weight: float = 0.0,
@@ -17,26 +17,23 @@ def caption_loss(
     """The loss of teacher forcing; it reports the sums of TokenAverages.
 
     Args:
-        logits: (M, T - 1, V); logits at t are for the caption's token t + 1.
-        captions: (M, T), `<sos> words <eos>` and padding.
-        alphas: (M, T - 1, L), zero for padding.
+        logits: (P, V), for the targets of `captions`.
+        alphas: (P, L).
         label_smoothing: share of the target's probability that is spread evenly over all words (Szegedy et
             al., 2016).
         attention_weight: weight of the doubly stochastic regulariser, (1 - sum over steps of alpha)^2 (Xu et
             al., 2015, equation 14). In the paper it is summed over cells and the cross entropy over tokens;
             here both are means. A sum added to a mean would force attention to be uniform.
     """
-    targets = captions[:, 1:]
-    is_token = targets != PAD
-    log_probs = logits[is_token].float().log_softmax(dim=1)
-    target = log_probs.gather(1, targets[is_token].unsqueeze(1))
-    nll, tokens = -target.sum(), is_token.sum()
+    log_probs = logits.float().log_softmax(dim=1)
+    target = log_probs.gather(1, captions.targets.unsqueeze(1))
+    nll, tokens = -target.sum(), count_of(len(captions), logits)
     smoothed = (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=1).sum()
     terms = [Term(smoothed, tokens)]
     if alphas is not None and attention_weight:
-        deviation = (1 - alphas.sum(dim=1)).square()  # (M, L)
-        count = torch.tensor(deviation.numel(), device=deviation.device)
-        terms.append(Term(deviation.sum(), count, attention_weight))
+        sums = alphas.new_zeros(captions.num_captions, alphas.shape[1])  # (M, L), over the steps
+        deviation = (1 - sums.index_add(0, captions.captions, alphas)).square()
+        terms.append(Term(deviation.sum(), count_of(deviation.numel(), logits), attention_weight))
     with torch.no_grad():
         top5 = ((log_probs > target).sum(dim=1) < 5).sum()
     return Loss(terms, {"nll": nll.detach(), "top5": top5, "tokens": tokens})

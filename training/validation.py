@@ -18,9 +18,9 @@ def validation_loss(captioner: Captioner, dataset: Flickr8kDataset) -> dict[str,
     captioner.model.eval()
     averages = TokenAverages(compute)
     for batch in _batches(captioner, dataset, "validation loss"):
-        images, captions, image_index = compute.to_device(batch.images, batch.captions, batch.image_index)
+        [images], captions = compute.to_device(batch.images), batch.packed().to(compute)
         with compute.autocast():
-            logits, _ = captioner.model(images, captions, image_index)
+            logits, _ = captioner.model(images, captions)
         averages.add(caption_loss(logits, captions).sums)
     return averages.read()
 

@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 from config import DecoderConfig
-from models.decoder import Decoder, DecoderState, WordOutput, open_forget_gate, pack_inputs, unpack
+from data.packing import PackedCaptions
+from models.decoder import Decoder, WordOutput
 from models.diagram import EXAMPLE, FROM_GRID, Arrow, Box, Diagram, Note
+from models.lstm import PackedLSTM
+from models.state import DecoderState
 
 
 class NoImage(NamedTuple):
@@ -29,31 +32,24 @@ class LSTMDecoder(Decoder):
         super().__init__(grid_dim, vocab_size, config)
         embed_dim = self.embedding.embedding_dim
         self.project_image = nn.Sequential(nn.Linear(grid_dim, embed_dim), nn.LayerNorm(embed_dim))
-        between_layers = config.dropout if config.layers > 1 else 0.0
-        self.lstm = nn.LSTM(
-            embed_dim, config.hidden_dim, config.layers, batch_first=True, dropout=between_layers
-        )
-        for name, bias in self.lstm.named_parameters():
-            if name.startswith("bias_ih"):
-                open_forget_gate(bias)
+        self.lstm = PackedLSTM(embed_dim, config.hidden_dim, config.layers, config.dropout)
         self.output = WordOutput(config.hidden_dim, self.embedding, config.tie_embeddings)
 
     def start(self, grid: torch.Tensor) -> DecoderState:
         """The state after the image. The logits, which would predict the constant `<sos>`, are left out."""
-        _, (hidden, memory) = self.lstm(self.project_image(grid.mean(dim=1)).unsqueeze(1))
-        return DecoderState.first(NoImage(), LSTMSequence(hidden.transpose(0, 1), memory.transpose(0, 1)))
+        image = self.project_image(grid.mean(dim=1))
+        zeros = image.new_zeros(len(image), self.lstm.num_layers, self.lstm.hidden_size)
+        return DecoderState.first(NoImage(), LSTMSequence(*self.lstm(image, zeros, zeros)))
 
     def step(self, tokens: torch.Tensor, state: DecoderState):
-        last = _layers_first(state.sequence)
-        out, (hidden, memory) = self.lstm(self.embed(tokens).unsqueeze(1), last)
-        sequence = LSTMSequence(hidden.transpose(0, 1), memory.transpose(0, 1))
-        return self.output(self.dropout(out[:, 0])), state.with_sequence(sequence), None
+        hidden, memory = self.lstm(self.embed(tokens), *state.sequence)
+        logits = self.output(self.dropout(hidden[:, -1]))
+        return logits, state.with_sequence(LSTMSequence(hidden, memory)), None
 
-    def forward(self, grid: torch.Tensor, captions: torch.Tensor, image_index: torch.Tensor):
-        inputs = pack_inputs(captions, self.embed)
-        first = _layers_first(x[image_index] for x in self.start(grid).sequence)
-        out, _ = self.lstm(inputs, first)
-        return unpack(inputs, self.output(self.dropout(out.data)), captions.shape[1] - 1), None
+    def forward(self, grid: torch.Tensor, captions: PackedCaptions):
+        hidden, memory = (x.index_select(0, captions.images) for x in self.start(grid).sequence)
+        hiddens = self.lstm.read(self.embed(captions.inputs), hidden, memory, captions)
+        return self.output(self.dropout(hiddens)), None
 
     @property
     def critic_dim(self) -> int:
@@ -96,8 +92,3 @@ class LSTMDecoder(Decoder):
         boxes.append(lstms[0])
         notes = [Note(97, 5, "each word is the input of the next step; in training, the caption’s own")]
         return Diagram("an LSTM", 40, boxes, arrows, notes)
-
-
-def _layers_first(sequence) -> tuple[torch.Tensor, ...]:
-    """(B, layers, H) -> (layers, B, H), the layout of nn.LSTM."""
-    return tuple(x.transpose(0, 1).contiguous() for x in sequence)

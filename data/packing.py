@@ -1,0 +1,99 @@
+"""Captions as the rows that teacher forcing computes: no padding, the longest caption first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from compute import Compute
+
+
+@dataclass(frozen=True)
+class PackedCaptions:
+    """M captions of N images, with a row for each of the P tokens to predict.
+
+    The captions are sorted by length. First come the rows of the first step, one for each caption, then those
+    of the second step, and so on. At step t, the `active[t]` longest captions have not ended, so the rows
+    of a step belong to the first captions, in the same order.
+
+    Some layers need the rows of an image side by side, as a batch (N, Q, ...) with Q the largest number of
+    tokens of an image: `by_image` makes it, `by_row` reverses it.
+    """
+
+    inputs: torch.Tensor  # (P,) int64, the token that is read
+    targets: torch.Tensor  # (P,) int64, the token that follows it
+    captions: torch.Tensor  # (P,) int64, which caption of the batch a row belongs to
+    steps: torch.Tensor  # (P,) int64, the step of a row
+    images: torch.Tensor  # (M,) int64, the image of each caption, longest caption first
+    row_images: torch.Tensor  # (P,) int64, the image of each row
+    places: torch.Tensor  # (P,) int64, where `by_image` puts a row: image times Q, plus its place there
+    active: Sequence[int]  # how many captions have not ended, for each step (on the host)
+    num_images: int  # N
+    largest: int  # Q
+    per_image: Sequence[int]  # how many of an image have not ended, at most, for each step (on the host)
+
+    def __len__(self) -> int:
+        """P, the number of tokens to predict."""
+        return len(self.inputs)
+
+    @property
+    def num_captions(self) -> int:
+        """M"""
+        return len(self.images)
+
+    def to(self, compute: Compute) -> "PackedCaptions":
+        """On the device, without waiting for it."""
+        names = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor)]
+        tensors = [getattr(self, name) for name in names]
+        if compute.pins_memory:
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        moved: dict[str, Any] = dict(zip(names, compute.to_device(*tensors), strict=True))
+        return replace(self, **moved)
+
+    def by_image(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (P, ...) -> (N, Q, ...), with zeros after the rows of an image that has fewer."""
+        shape = self.num_images * self.largest, *rows.shape[1:]
+        return rows.new_zeros(shape).index_copy(0, self.places, rows).unflatten(0, (-1, self.largest))
+
+    def by_row(self, grouped: torch.Tensor) -> torch.Tensor:
+        """(N, Q, ...) -> rows (P, ...); the reverse of `by_image`."""
+        return grouped.flatten(0, 1).index_select(0, self.places)
+
+
+def pack(
+    captions: torch.Tensor, lengths: torch.Tensor, image_index: torch.Tensor, num_images: int
+) -> PackedCaptions:
+    """Pack captions on the host.
+
+    Args:
+        captions: (M, T), `<sos> words <eos>` and padding.
+        lengths: (M,), tokens of each caption without padding, 2 or more.
+        image_index: (M,), which of the images a caption describes.
+    """
+    steps, order = (lengths - 1).sort(descending=True, stable=True)
+    time = torch.arange(int(steps[0]))
+    is_row = time.unsqueeze(1) < steps  # (T - 1, M)
+    ordered = captions[order, : len(time) + 1].t()
+    row_captions = order.expand_as(is_row)[is_row]
+    row_images = image_index[row_captions]
+    # Rows in the order of their images, and from that the place of each row among those of its image.
+    by_image = row_images.argsort(stable=True)
+    counts = row_images.bincount(minlength=num_images)
+    rank = torch.empty_like(by_image)
+    rank[by_image] = torch.arange(len(by_image)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    largest = int(counts.max())
+    of_image = steps.new_zeros(len(time), num_images).index_add_(1, image_index[order], is_row.long())
+    return PackedCaptions(
+        ordered[:-1][is_row],
+        ordered[1:][is_row],
+        row_captions,
+        time.unsqueeze(1).expand_as(is_row)[is_row],
+        image_index[order],
+        row_images,
+        row_images * largest + rank,
+        is_row.sum(dim=1).tolist(),
+        num_images,
+        largest,
+        of_image.amax(dim=1).tolist(),
+    )
