@@ -19,6 +19,7 @@ from utils import UserError
 VOCAB_SIZE = 50
 DECODERS = {
     "attention": {},
+    "dot_attention": {"attention": "dot", "layers": 2},
     "untied": {"tie_embeddings": False},
     "lstm": {"kind": "lstm", "layers": 2},
     "one_hot lstm": {"kind": "lstm", "embeddings": "one_hot", "tie_embeddings": False},

@@ -14,7 +14,7 @@ from models.checkpoint import save_checkpoint
 from models.decoders import DECODERS
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
 from models.model import build_model, pack_model
-from tests.helpers import CPU, IMAGES, small_decoder, tiny
+from tests.helpers import CPU, IMAGES, small_decoder, teacher_forcing, tiny
 from training.objectives.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 from utils import EOS, PAD, SOS, UNK, UserError
@@ -155,7 +155,7 @@ def test_one_hot_words_have_unit_variance_and_one_entry():
 def test_one_hot_decoders_step_as_they_are_taught(kind):
     decoder = small_decoder(kind, embeddings="one_hot", tie_embeddings=False)
     grid, captions = torch.randn(2, 9, 6), torch.tensor([[SOS, 4, 5, EOS], [SOS, 6, EOS, PAD]])
-    logits, _ = decoder(grid, captions, torch.tensor([0, 1]))
+    logits, _ = teacher_forcing(decoder, grid, captions, torch.tensor([0, 1]))
     state = decoder.start(grid)
     for t in range(3):
         step_logits, state, _ = decoder.step(captions[:, t], state)

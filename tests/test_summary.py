@@ -7,15 +7,17 @@ import torch
 from torchvision.models import get_model, get_model_weights
 
 from data.vocab import Vocabulary
+from jobs.show_model import ASSUMED_VOCAB_SIZE
 from models.model import build_model
 from models.summary import summarise, total
-from show_model import ASSUMED_VOCAB_SIZE, main
+from show_model import main
 from tests.helpers import tiny
 from utils import UserError
 
 VOCAB_SIZE = 50
 DECODERS = {
     "attention": {},
+    "dot_attention": {"attention": "dot", "layers": 2},
     "untied": {"tie_embeddings": False},
     "lstm": {"kind": "lstm", "layers": 2},
     "frozen": {"kind": "lstm", "embeddings": "vectors.txt", "freeze_embeddings": True},
@@ -122,7 +124,7 @@ def test_show_model_needs_neither_data_nor_weights(tmp_path, monkeypatch, capsys
 
 
 def test_the_vocabulary_of_the_run_or_of_the_captions_is_used(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("show_model.draw_architecture", lambda *_: None)
+    monkeypatch.setattr("jobs.show_model.draw_architecture", lambda *_: None)
     words = ["<pad>", "<sos>", "<eos>", "<unk>", "dog", "cat"]
     for folder, n in (("archive", 5), ("runs/new", 6)):
         Vocabulary(words[:n]).save(tmp_path / folder / "vocab.json")
