@@ -1,21 +1,26 @@
 """Greedy search, beam search and sampling, for any decoder with `start` and `step`.
 
-All images and all beams form one batch; the only Python loop is over time steps (and, in sampling, over the
-images' random generators).
+All images and all beams form one batch, from which images leave when all their captions are finished. What
+belongs to an image is computed once and never copied per beam. The only Python loop is over time steps (and,
+in sampling, over the images' random generators).
 
 The log-probabilities that are returned are the model's own: the log-softmax of its logits, over all words.
 Which words may be chosen, and in sampling how likely each of them is, is a separate matter.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 
 from config import SearchConfig
 from models.decoder import Decoder
+from models.history import History, can_look, to_go_on_with
+from models.state import rows_of
 from utils import EOS, PAD, SOS, UNK
 
 
@@ -28,7 +33,8 @@ class SearchOptions(SearchConfig):
 class Captions(NamedTuple):
     """K captions for each of N images, best first. `<unk>` never occurs.
 
-    The sum of a caption's `log_probs` includes that of its <eos>.
+    K is `search.beam`, or the number of all captions that the search has seen if that is smaller. The sum of
+    a caption's `log_probs` includes that of its <eos>.
     """
 
     tokens: torch.Tensor  # (N, K, T) int64, the words and <eos>, then <pad>
@@ -38,7 +44,7 @@ class Captions(NamedTuple):
 
 
 _COLDEST = 1e-30  # temperature; a lower one divides 0 by something that float32 rounds to 0
-_NEVER = [PAD, SOS, UNK]  # no caption contains these
+_NEVER = (PAD, SOS, UNK)  # no caption contains these
 
 
 @torch.inference_mode()
@@ -56,33 +62,31 @@ def search(
     return _beam_search(decoder, grid, options)
 
 
-def drawing_log_probs(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """From logits (B, V), the log-probabilities with which an objective draws each token."""
-    logits = logits.float() / temperature
-    logits[:, _NEVER] = -torch.inf
-    return logits.log_softmax(dim=1)
+def choosable(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """A copy of logits (B, V) in float32 to choose the next word by, with -inf for what is never chosen."""
+    return _forbid(logits.float() * (1 / temperature))
 
 
-def draw(log_probs: torch.Tensor) -> torch.Tensor:
-    """One token (B,) from each distribution (B, V), by torch's global generator.
+def draw(logits: torch.Tensor) -> torch.Tensor:
+    """One token (B,) from the softmax of each row of `choosable` logits (B, V), by torch's global generator.
+
+    It is the first word up to which the probabilities add up to more than a random number: one number per
+    row, where `multinomial` draws one for each word. The sums are of integers, which is exact in any order.
 
     Where nothing is probable, or a model that is not finite has made everything NaN, it is any word:
     `multinomial` would raise an error, but a loss that is not finite only skips a step.
     """
-    probabilities = log_probs.exp()
-    is_usable = probabilities.sum(dim=1, keepdim=True) > 0
-    probabilities = probabilities.masked_fill(~is_usable, 1.0)
-    probabilities[:, _NEVER] = 0
-    return torch.multinomial(probabilities, 1).squeeze(1)
+    probabilities = _forbid(logits.softmax(dim=1).nan_to_num(1.0), 0.0)
+    sums = (probabilities * 2**32).long().cumsum(dim=1)
+    random = torch.randint(2**62, (len(sums), 1), device=sums.device) % sums[:, -1:]
+    return torch.searchsorted(sums, random, right=True).squeeze(1)
 
 
-def _allowed(log_probs: torch.Tensor, must_end: bool) -> torch.Tensor:
-    """`log_probs` (B, V), with -inf for tokens that cannot follow: all but <eos> if the caption must end."""
-    allowed = log_probs.clone()
-    allowed[:, _NEVER] = -torch.inf
-    if must_end:
-        allowed[:, :EOS] = allowed[:, EOS + 1 :] = -torch.inf
-    return allowed
+def _forbid(scores: torch.Tensor, value: float = -torch.inf) -> torch.Tensor:
+    """Set what is never chosen to `value`, in place, in scores (B, V) of words."""
+    for token in _NEVER:  # as one index, they would first have to be copied to the device
+        scores[:, token] = value
+    return scores
 
 
 def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -> Captions:
@@ -94,62 +98,89 @@ def _beam_search(decoder: Decoder, grid: torch.Tensor, options: SearchOptions) -
 
     Beams are ranked by the probabilities with which words can be chosen, so <unk> has none.
     """
-    n, k, device = grid.shape[0], options.beam, grid.device
-    state = decoder.start(grid).repeat(k)
-    tokens = torch.full((n * k,), SOS, device=device)
-    first = torch.arange(n, device=device).unsqueeze(1) * k  # (N, 1): where each image's beams begin
-    total = torch.full((n, k), -torch.inf, device=device)  # log-probability of each beam
-    total[:, 0] = 0  # at first all beams are the same, so only one of them counts
-    length = torch.zeros(n, k, device=device)
-    finished = torch.zeros(n, k, dtype=torch.bool, device=device)
-    history = []  # per step: parents (N, K), tokens (N, K), log-probabilities (N, K), alphas (N, K, L)
+    device = grid.device
+    state, history = decoder.start(grid), History(len(grid), device)
+    images = torch.arange(len(grid), device=device)  # (N,), those that are still in the batch
+    tokens = torch.full((len(grid),), SOS, device=device)
+    total = torch.zeros(
+        len(grid), 1, device=device
+    )  # (N, K) log-probability of each beam; at first there is one
+    length, finished = torch.zeros_like(total), torch.zeros_like(total, dtype=torch.bool)
+    scores = torch.full((len(grid), options.beam), -torch.inf, device=device)  # of all images
 
     for t in range(options.max_length + 1):  # the words and <eos>
         logits, state, alphas = decoder.step(tokens, state)
-        own = logits.float().log_softmax(dim=1).view(n, -1)  # (N, K V), what is reported
-        log_probs = _allowed(drawing_log_probs(logits), must_end=t == options.max_length)
-        vocab_size = log_probs.shape[1]
-        log_probs = log_probs.view(n, k, vocab_size)
+        words, log_probs, own = _continuations(logits, options.beam, must_end=t == options.max_length)
+        (n, k), width = total.shape, words.shape[1]
         # A finished beam has one continuation: padding, with probability 1.
-        log_probs = log_probs.masked_fill(finished.unsqueeze(2), -torch.inf)
-        log_probs[:, :, PAD] = torch.where(finished, 0.0, -torch.inf)
+        log_probs = log_probs.view(n, k, width).masked_fill(finished.unsqueeze(2), -torch.inf)
+        log_probs[:, :, 0].masked_fill_(finished, 0.0)
 
-        longer = length + (~finished).float()
-        candidates = total.unsqueeze(2) + log_probs
-        scores = candidates / longer.clamp(min=1).unsqueeze(2) ** options.length_penalty
-        best = scores.flatten(1).topk(k, dim=1).indices
-        parent, token = best // vocab_size, best % vocab_size
+        longer = length + ~finished
+        candidates = total.unsqueeze(2) + log_probs  # (N, K, W)
+        ranked = (candidates / longer.unsqueeze(2) ** options.length_penalty).flatten(1)
+        best_scores, best = ranked.topk(min(options.beam, k * width), dim=1)
+        parent = best // width
+        rows = torch.arange(n, device=device).unsqueeze(1) * k + parent  # (N, K) in the batch of this step
 
-        history.append((parent, token, own.gather(1, best), alphas))
         total = candidates.flatten(1).gather(1, best)
-        length = longer.gather(1, parent)
-        finished = finished.gather(1, parent) | (token == EOS)
-        state = state.select(first + parent)
-        tokens = token.flatten()
-        if (finished | total.isneginf()).all():
-            break
+        length, was_finished = longer.gather(1, parent), finished.gather(1, parent)
+        word, log_prob = (x.view(n, -1).gather(1, best) for x in (words, own))
+        finished, tokens = was_finished | (word == EOS), word.flatten()
+        if options.beam > 1:
+            state, alphas = state.select(rows), None if alphas is None else alphas[rows.flatten()]
+        history.select(rows)
+        history.add(was_finished.flatten(), tokens, log_prob.flatten(), *_optional(alphas))
+        scores[:, : rows.shape[1]].index_copy_(0, images, best_scores)
 
-    scores = total / length.clamp(min=1) ** options.length_penalty
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    return _trace_back(history, order, scores.gather(1, order), n, k)
+        if can_look(t, device):
+            is_open = ~(finished | total.isneginf()).all(dim=1).cpu()
+            if not is_open.any():
+                break
+            if (kept := to_go_on_with(is_open)) is not None:
+                kept = kept.to(device)
+                history.leave(rows_of(images, options.beam)[:, : rows.shape[1]])
+                history.select(rows_of(kept, rows.shape[1]))
+                state, tokens, images = state.select_images(kept), word[kept].flatten(), images[kept]
+                total, length, finished = total[kept], length[kept], finished[kept]
 
-
-def _trace_back(history, beam: torch.Tensor, scores: torch.Tensor, n: int, k: int) -> Captions:
-    """Follow the parents from the last step to the first, for the beams `beam` (N, K)."""
-    steps, attention = [], []
-    for parent, token, log_prob, alphas in reversed(history):
-        steps.append((token.gather(1, beam), log_prob.gather(1, beam)))
-        beam = parent.gather(1, beam)
-        if alphas is not None:  # computed before the beams were reordered, so they are in the parents' rows
-            alphas = alphas.view(n, k, -1)
-            attention.append(alphas.gather(1, beam.unsqueeze(2).expand(-1, -1, alphas.shape[2])))
-    tokens, log_probs = (torch.stack(column[::-1], dim=2) for column in zip(*steps, strict=True))
-    return Captions(
-        tokens,
-        log_probs.masked_fill(tokens == PAD, 0.0),
-        scores,
-        torch.stack(attention[::-1], dim=2) if attention else None,
+    k = total.shape[1]
+    tokens, log_probs, *attention = (
+        x.unflatten(0, (-1, options.beam))[:, :k]
+        for x in history.sequences(rows_of(images, options.beam)[:, :k], scores.numel())
     )
+    return Captions(tokens, log_probs, scores[:, :k], attention[0] if attention else None)
+
+
+def _optional(alphas: torch.Tensor | None) -> list[torch.Tensor]:
+    """The alphas, if the decoder has any."""
+    return [] if alphas is None else [alphas]
+
+
+def _continuations(
+    logits: torch.Tensor, number: int, must_end: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The most likely tokens that may follow, of which no beam needs more than `number`.
+
+    Args:
+        logits: (B, V).
+        must_end: only <eos> may follow.
+
+    Returns:
+        tokens (B, W), best first; the logarithms of their probabilities among all tokens that may follow,
+        whether or not the caption must end, which beams are ranked by; and those of the model's own.
+    """
+    may_follow = choosable(logits)
+    log_probs = may_follow.log_softmax(dim=1)
+    if must_end:
+        tokens, best = torch.full((len(logits), 1), EOS, device=logits.device), log_probs[:, EOS : EOS + 1]
+    else:
+        best, tokens = log_probs.topk(min(number, logits.shape[1] - len(_NEVER)), dim=1)
+    # With a and b the logarithms of sum exp(logit) over what may follow and over the rest, the first has the
+    # model's own probability 1 / (1 + e^(b - a)). A second softmax over all words would be another pass.
+    a = may_follow.gather(1, tokens[:, :1]) - best[:, :1]
+    b = reduce(torch.logaddexp, (logits[:, token].float() for token in _NEVER)).unsqueeze(1)
+    return tokens, best, best + F.logsigmoid(a - b)
 
 
 def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions, indices: Sequence[int]) -> Captions:
@@ -162,34 +193,35 @@ def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions, indice
     A draw is the word with the largest sum of log-probability and Gumbel noise (Maddison et al., 2014). The
     sum does not need probabilities that add up to 1, and it is defined however improbable the words are.
     """
-    n, device = grid.shape[0], grid.device
+    n, device = len(grid), grid.device
     randoms = [np.random.default_rng((options.seed, index)) for index in indices]
-    state = decoder.start(grid)
-    tokens = torch.full((n,), SOS, device=device)
+    state, history = decoder.start(grid), History(n, device)
+    images, tokens = torch.arange(n, device=device), torch.full((n,), SOS, device=device)
     finished = torch.zeros(n, dtype=torch.bool, device=device)
-    steps, attention = [], []
     for t in range(options.max_length + 1):
         logits, state, alphas = decoder.step(tokens, state)
         log_probs = logits.float().log_softmax(dim=1)
-        allowed = _temper(_allowed(log_probs, must_end=t == options.max_length), options.temperature)
-        allowed = cut_tail(allowed, options.top_k, options.top_p)
-        noise = np.stack([random.gumbel(size=allowed.shape[1]) for random in randoms])
-        tokens = (allowed + torch.from_numpy(noise).to(device, torch.float32)).argmax(dim=1)
-        log_prob = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1).masked_fill(finished, 0.0)
-        tokens = tokens.masked_fill(finished, PAD)
-        steps.append((tokens, log_prob))
-        if alphas is not None:
-            attention.append(alphas)
+        allowed = _forbid(log_probs.clone())
+        if t == options.max_length:  # all but <eos>
+            allowed[:, :EOS] = allowed[:, EOS + 1 :] = -torch.inf
+        allowed = cut_tail(_temper(allowed, options.temperature), options.top_k, options.top_p)
+        noise = np.stack([random.gumbel(size=allowed.shape[1]) for random in randoms]).astype(np.float32)
+        tokens = (allowed + torch.from_numpy(noise).to(device, non_blocking=True)).argmax(dim=1)
+        log_prob = log_probs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+        history.add(finished, tokens, log_prob, *_optional(alphas))
         finished = finished | (tokens == EOS)
-        if finished.all():
-            break
-    chosen, log_probs = (torch.stack(column, dim=1) for column in zip(*steps, strict=True))
-    return Captions(
-        chosen.unsqueeze(1),
-        log_probs.unsqueeze(1),
-        log_probs.sum(dim=1, keepdim=True),
-        torch.stack(attention, dim=1).unsqueeze(1) if attention else None,
-    )
+        if can_look(t, device):
+            is_open = ~finished.cpu()
+            if not is_open.any():
+                break
+            if (kept := to_go_on_with(is_open)) is not None:
+                randoms, kept = [randoms[i] for i in kept.tolist()], kept.to(device)
+                history.leave(images)
+                history.select(kept)
+                state, images = state.select_images(kept), images[kept]
+                tokens, finished = tokens[kept], finished[kept]
+    tokens, log_probs, *attention = (x.unsqueeze(1) for x in history.sequences(images, n))
+    return Captions(tokens, log_probs, log_probs.sum(dim=2), attention[0] if attention else None)
 
 
 def _temper(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -1,7 +1,11 @@
 """Greedy, beam and sampling, over any decoder that has start and step."""
 
+import json
 import math
+import zlib
+from functools import partial
 from itertools import pairwise, product
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -9,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.decoder import DecoderState
 from models.decoders import DECODERS
-from models.search import SearchOptions, cut_tail, draw, search
+from models.search import SearchOptions, choosable, cut_tail, draw, search
+from models.state import DecoderState
 from tests.helpers import small_decoder
 from utils import EOS, PAD, SOS, UNK
 
@@ -53,6 +57,26 @@ def sentences(table: torch.Tensor, choosing: bool = False) -> list[tuple[float, 
     return found
 
 
+SAVED = json.loads((Path(__file__).parent / "search_captions.json").read_text(encoding="utf-8"))
+
+
+def fixed(name: str, *shape: int) -> torch.Tensor:
+    """Random numbers that depend on nothing but the name and the shape."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(f"c{name}".encode())))
+
+
+def fixed_decoder(kind: str):
+    """A decoder, and the grids of eight images whose captions end after 1 to 24 words, or later."""
+    scale, end = {"attention": (1.3, 3.0), "lstm": (0.8, 2.0)}[kind]
+    sizes = {"embed_dim": 12, "hidden_dim": 16, "attention_dim": 10}
+    decoder = small_decoder(kind, 6, 20, **sizes, dropout=0.0, tie_embeddings=False)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            parameter.copy_(scale * fixed(name, *parameter.shape))
+        decoder.output.score.bias[EOS] += end
+    return decoder, fixed("grid", 8, 9, 6)
+
+
 def strip(tokens: torch.Tensor) -> tuple[int, ...]:
     return tuple(t for t in tokens.tolist() if t != PAD)
 
@@ -62,6 +86,29 @@ def decoders():
     for kind in DECODERS:
         yield small_decoder(kind, vocab_size=9), grid
     yield Bigrams(), torch.randn(5, WORDS, WORDS) * 2
+
+
+@pytest.mark.parametrize("saved", SAVED, ids=lambda saved: "{kind}, {options}".format(**saved))
+def test_captions_are_those_that_were_saved(saved):
+    """They come from a search that reordered whole vocabularies and kept finished images in the batch."""
+    decoder, grid = fixed_decoder(saved["kind"])
+    found = search(decoder, grid, SearchOptions(**saved["options"])).tokens
+    assert [[list(strip(beam)) for beam in beams] for beams in found] == saved["captions"]
+
+
+@pytest.mark.parametrize("kind", ["attention", "lstm"])
+@pytest.mark.parametrize("options", [{"beam": 1}, {"beam": 3}, {"temperature": 1.0}])
+def test_finished_images_leave_the_batch(kind, options, monkeypatch):
+    (decoder, grid), sizes = fixed_decoder(kind), []
+    step = decoder.step
+    monkeypatch.setattr(
+        decoder, "step", lambda tokens, state: sizes.append(len(tokens)) or step(tokens, state)
+    )
+    captions = search(decoder, grid, SearchOptions(max_length=24, **options))
+    k = captions.tokens.shape[1]
+    ends = (captions.tokens != PAD).sum(dim=2).max(dim=1).values  # steps until an image is finished
+    assert len(ends.unique()) > 1
+    assert sizes == [8] + [int((ends > t).sum()) * k for t in range(1, int(ends.max()))]
 
 
 @settings(max_examples=30, deadline=None)
@@ -166,13 +213,18 @@ def test_beams_are_ranked_and_different():
             assert len({strip(t) for t in captions.tokens[i]}) == 5
 
 
-def test_attention_of_a_beam_is_that_of_its_own_words():
-    decoder, grid = small_decoder("attention", vocab_size=9), torch.randn(2, 4, 6)
-    captions = search(decoder, grid, SearchOptions(beam=3, max_length=5))
-    for i, k in product(range(2), range(3)):
-        words = strip(captions.tokens[i, k])
-        _, alphas = decoder(grid, torch.tensor([[SOS, *words]]), torch.tensor([i]))
-        torch.testing.assert_close(captions.attention[i, k, : len(words)], alphas[0])
+@pytest.mark.parametrize("options", [{"beam": 3}, {"temperature": 1.0}])
+def test_attention_and_log_probabilities_are_those_of_the_own_words(options):
+    decoder, grid = fixed_decoder("attention")
+    captions = search(decoder, grid, SearchOptions(max_length=12, **options))
+    assert_close = partial(torch.testing.assert_close, atol=1e-4, rtol=0)
+    for i, k in product(range(8), range(captions.tokens.shape[1])):
+        state, previous = decoder.start(grid[i : i + 1]), SOS
+        for t, word in enumerate(strip(captions.tokens[i, k])):
+            logits, state, alphas = decoder.step(torch.tensor([previous]), state)
+            assert_close(captions.attention[i, k, t], alphas[0])
+            assert_close(captions.log_probs[i, k, t], logits[0].log_softmax(dim=0)[word])
+            previous = word
 
 
 def test_sampling_repeats_with_its_seed_and_differs_without():
@@ -273,6 +325,21 @@ def test_the_tail_is_cut_where_top_k_and_top_p_say():
     assert cut_tail(log_probs, 0, 0.81).isfinite().tolist() == [[True, True, True, False]]
 
 
+def test_training_draws_words_as_often_as_their_probabilities_say():
+    logits = torch.tensor([[9.0, 9.0, 0.0, 9.0, 1.0, -1.0, 2.0], [9.0, 9.0, -20.0, 9.0, -20.0, -20.0, -21.0]])
+    logits[0, 5] = -torch.inf
+    for temperature in (1.0, 0.5):
+        may_follow = choosable(logits, temperature)
+        drawn = draw(may_follow.repeat(20_000, 1)).view(20_000, 2)
+        for row in range(2):
+            expected = (logits[row, [EOS, 4, 5, 6]] / temperature).softmax(dim=0)
+            shares = torch.bincount(drawn[:, row], minlength=WORDS) / 20_000
+            assert shares[[PAD, SOS, UNK]].tolist() == [0, 0, 0]
+            # 4.5 standard deviations of a share are 0.016 at most.
+            torch.testing.assert_close(shares[[EOS, 4, 5, 6]], expected, atol=0.016, rtol=0)
+            assert shares[5] == 0 or row == 1
+
+
 def test_training_draws_a_word_even_where_nothing_is_probable_or_not_finite():
     log_probs = torch.full((3, 50, WORDS), -torch.inf)
     log_probs[0, :, 5] = 0
@@ -280,3 +347,18 @@ def test_training_draws_a_word_even_where_nothing_is_probable_or_not_finite():
     drawn = torch.stack([draw(rows) for rows in log_probs])
     assert set(drawn[0].tolist()) == {5}
     assert set(drawn[1:].flatten().tolist()) == {EOS, 4, 5, 6}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("options", [{"beam": 3}, {"temperature": 1.0}])
+def test_a_step_does_not_wait_for_the_device(options):
+    decoder, grid = fixed_decoder("attention")
+    decoder, grid = decoder.cuda(), grid.cuda()
+    options = SearchOptions(max_length=2, **options)  # before the first test whether captions are finished
+    search(decoder, grid, options)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        search(decoder, grid, options)
+        draw(choosable(torch.randn(4, 9, device="cuda")))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -7,10 +7,14 @@ computes their log-probabilities with a gradient.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
+from data.packing import PackedCaptions
 from models.decoder import Decoder
-from models.search import draw, drawing_log_probs
-from utils import EOS, PAD, SOS, UNK
+from models.history import History, can_look, to_go_on_with
+from models.search import choosable, draw
+from models.state import rows_of
+from utils import EOS, SOS, UNK
 
 _IMPOSSIBLE = -1e4  # the logit of probability 0; -inf would make 0 log 0 in the entropy NaN
 
@@ -31,50 +35,62 @@ def rollout(
     temperature: float,
     greedy: bool = False,
 ) -> Rollout:
-    """Sample captions for each image of `grid` (N, L, C) in one batch, from which finished ones are removed.
+    """Sample captions for each image of `grid` (N, L, C) in one batch, which finished ones leave.
 
     A caption that has not ended after `max_length` words and one more token is cut and has no <eos>. With
     `greedy`, the first caption of each image is the greedy one, and the samples follow.
     """
-    k = samples + greedy
-    state = decoder.start(grid).repeat(k)
-    m, device = len(grid) * k, grid.device
-    active = torch.arange(m, device=device)
-    tokens = torch.full((m,), SOS, device=device)
-    captions, states = [tokens], list[torch.Tensor]()
-    while len(active) and len(states) <= max_length:
-        logits, state, _ = decoder.step(tokens, state)
-        log_probs = drawing_log_probs(logits, temperature)
-        tokens = draw(log_probs)
+    n, k, device = len(grid), samples + greedy, grid.device
+    state, history = decoder.start(grid).repeat(k), History(n * k, device)
+    places = torch.arange(n * k, device=device).view(n, k)  # of the sequences in the batch, in the result
+    tokens = torch.full((n, k), SOS, device=device)
+    finished = torch.zeros(n, k, dtype=torch.bool, device=device)
+    for t in range(max_length + 1):
+        logits, state, _ = decoder.step(tokens.flatten(), state)
+        logits = choosable(logits, temperature)
+        tokens = draw(logits).view_as(places)
         if greedy:
-            tokens = torch.where(active % k == 0, log_probs.argmax(dim=1), tokens)
-        captions.append(torch.full((m,), PAD, device=device).index_copy(0, active, tokens))
-        inputs = decoder.critic_input(state).float()
-        states.append(inputs.new_zeros(m, inputs.shape[1]).index_copy(0, active, inputs))
-        unfinished = (tokens != EOS).nonzero().squeeze(1)
-        if len(unfinished) < len(active):
-            active, tokens, state = active[unfinished], tokens[unfinished], state.select(unfinished)
-    return Rollout(torch.stack(captions, dim=1), torch.stack(states, dim=1))
+            tokens = torch.where(places % k == 0, logits.argmax(dim=1).view_as(places), tokens)
+        history.add(finished.flatten(), tokens.flatten(), decoder.critic_input(state).float())
+        finished = finished | (tokens == EOS)
+
+        if can_look(t, device):
+            is_open = ~finished.cpu()
+            if not is_open.any():
+                break
+            # All images keep equally many samples, those that have not ended first.
+            if (most := int(is_open.sum(dim=1).max())) < finished.shape[1]:
+                history.leave(places)
+                order = finished.sort(dim=1, stable=True).indices[:, :most]
+                rows = rows_of(torch.arange(len(places), device=device), finished.shape[1]).gather(1, order)
+                history.select(rows)
+                state = state.select(rows)
+                places, tokens, finished = (x.gather(1, order) for x in (places, tokens, finished))
+            if (kept := to_go_on_with(is_open.any(dim=1))) is not None:
+                kept = kept.to(device)
+                history.leave(places)
+                history.select(rows_of(kept, most))
+                state = state.select_images(kept)
+                places, tokens, finished = places[kept], tokens[kept], finished[kept]
+    captions, states = history.sequences(places, n * k)
+    return Rollout(F.pad(captions, (1, 0), value=SOS), states)
 
 
 def log_probabilities(
-    decoder: Decoder, grid: torch.Tensor, captions: torch.Tensor, temperature: float
+    decoder: Decoder, grid: torch.Tensor, captions: PackedCaptions, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The log-probability of each token, and the entropy (nats) of its distribution, with gradients.
 
     Args:
         grid: (N, L, C).
-        captions: (M, T + 1) of a rollout, M / N for each image.
+        captions: those of a rollout.
 
     Returns:
-        Both (P,), for all tokens except padding, one caption after the other.
+        Both (P,).
     """
-    image_index = torch.arange(len(grid), device=grid.device).repeat_interleave(len(captions) // len(grid))
-    logits, _ = decoder(grid, captions, image_index)
-    tokens = captions[:, 1:]
-    is_token = tokens != PAD
-    logits = logits[is_token].float() / temperature
-    logits[:, [PAD, SOS, UNK]] = _IMPOSSIBLE  # as in `rollout`
+    logits, _ = decoder(grid, captions)
+    logits = logits.float() / temperature
+    logits[:, :EOS] = logits[:, UNK] = _IMPOSSIBLE  # <pad>, <sos> and <unk>, as in `rollout`
     log_probs = logits.log_softmax(dim=1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=1)
-    return log_probs.gather(1, tokens[is_token].unsqueeze(1)).squeeze(1), entropy
+    return log_probs.gather(1, captions.targets.unsqueeze(1)).squeeze(1), entropy
