@@ -67,6 +67,11 @@ class Compute:
         return self.device.type not in ("cpu", "mps")
 
     @property
+    def is_cpu(self) -> bool:
+        """Whether results are there at once, and not only when a device has computed them."""
+        return self.device.type == "cpu"
+
+    @property
     def is_main(self) -> bool:
         """Whether this is the one process that writes the files and the log."""
         return self.rank == 0

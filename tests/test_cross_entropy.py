@@ -1,18 +1,21 @@
 """Cross entropy, and scheduled sampling."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import build_model
-from tests.helpers import CPU, IMAGES, small_decoder, tiny
+from tests.helpers import CPU, IMAGES, packed, small_decoder, tiny, unpacked
 from training.loss import caption_loss
 from training.objectives.cross_entropy import CrossEntropy, sampling_probability, scheduled_sampling
 from utils import EOS, PAD, SOS, UNK
 
 # The last caption was cut.
 CAPTIONS = torch.tensor([[SOS, 4, 5, 6, EOS], [SOS, 5, EOS, PAD, PAD], [SOS, 6, 6, 4, 4]])
+LENGTHS, IMAGE_INDEX = torch.tensor([5, 3, 5]), torch.tensor([0, 0, 1])
 
 
 def certain_decoder(kind: str):
@@ -26,29 +29,26 @@ def certain_decoder(kind: str):
 @pytest.mark.parametrize("kind", DECODERS)
 @torch.no_grad()
 def test_sampled_words_follow_from_the_sampled_words_before_them(kind):
-    made, grid, image_index = certain_decoder(kind), torch.randn(2, 4, 3), torch.tensor([0, 0, 1])
-    read = scheduled_sampling(made, grid, CAPTIONS, image_index, probability=1.0)
-    logits, _ = made(grid, read, image_index)
+    made, grid, captions = certain_decoder(kind), torch.randn(2, 4, 3), packed(CAPTIONS, IMAGE_INDEX, 2)
+    read = scheduled_sampling(made, grid, captions, probability=1.0)
+    logits = unpacked(made(grid, read)[0], read, CAPTIONS)
     logits[:, :, [PAD, SOS, EOS, UNK]] = -torch.inf
-    words = CAPTIONS > EOS
-    words[:, -1] = False  # no step reads the last one
-    expected = logits.argmax(dim=2)[words[:, 1:]]
-    assert read[:, 1:][words[:, 1:]].tolist() == expected.tolist()
-    assert torch.equal(read[~words], CAPTIONS[~words])
+    inputs, expected = unpacked(read.inputs, read, CAPTIONS), logits.argmax(dim=2)
+    is_word = unpacked(captions.inputs, captions, CAPTIONS) > EOS
+    assert inputs[:, 1:][is_word[:, 1:]].tolist() == expected[:, :-1][is_word[:, 1:]].tolist()
+    assert torch.equal(read.inputs[:3], torch.full((3,), SOS))
+    assert torch.equal(read.targets, captions.targets)
 
 
 @torch.no_grad()
 def test_words_are_replaced_with_the_given_probability():
-    captions = torch.tensor([[SOS, 4, 4, 4, 4, EOS]]).repeat(500, 1)
-    made, grid, image_index = (
-        certain_decoder("lstm"),
-        torch.randn(1, 4, 3),
-        torch.zeros(500, dtype=torch.int64),
-    )
+    padded = torch.tensor([[SOS, 4, 4, 4, 4, EOS]]).repeat(500, 1)
+    captions = packed(padded, torch.zeros(500, dtype=torch.int64), 1)
+    made, grid = certain_decoder("lstm"), torch.randn(1, 4, 3)
     made.output.score.bias[4] = -1e6  # the model itself never samples 4
-    read = scheduled_sampling(made, grid, captions, image_index, probability=0.25)
-    assert float((read[:, 1:5] != 4).float().mean()) == pytest.approx(0.25, abs=0.04)
-    assert torch.equal(scheduled_sampling(made, grid, captions, image_index, probability=0.0), captions)
+    read = scheduled_sampling(made, grid, captions, probability=0.25).inputs
+    assert float((read[500:] != 4).float().mean()) == pytest.approx(0.25, abs=0.04)
+    assert torch.equal(scheduled_sampling(made, grid, captions, probability=0.0).inputs, captions.inputs)
 
 
 def test_the_probability_rises_from_0_to_that_of_the_last_epoch():
@@ -59,7 +59,7 @@ def test_the_model_reads_sampled_words_and_is_compared_with_the_caption(tmp_path
     config = tiny(tmp_path, decoder={"dropout": 0}, train={"scheduled_sampling": 0.9, "epochs": 2})
     model = build_model(config, vocab_size=9)
     objective = CrossEntropy(model, config, CPU, train_set=None)
-    batch = Batch(IMAGES[:2], CAPTIONS, None, torch.tensor([0, 0, 1]))
+    batch = Batch(IMAGES[:2], CAPTIONS, LENGTHS, IMAGE_INDEX)
     plain = caption_loss(*forward(model, batch), config.train.label_smoothing, config.train.attention_weight)
     first = objective(batch, [0, 1], epoch=1)
     assert first.total(CPU) == plain.total(CPU)
@@ -73,14 +73,15 @@ def test_sampled_words_are_read_and_the_caption_s_own_are_the_targets(tmp_path, 
     config = tiny(tmp_path, decoder={"dropout": 0}, train={"scheduled_sampling": 0.9, "epochs": 2})
     model = build_model(config, vocab_size=9)
     objective = CrossEntropy(model, config, CPU, train_set=None)
-    batch = Batch(IMAGES[:2], CAPTIONS, None, torch.tensor([0, 0, 1]))
-    inputs = torch.where(CAPTIONS > EOS, 8, CAPTIONS)
-    monkeypatch.setattr(objective, "sample_inputs", lambda *_: inputs)
-    logits, _ = model(batch.images, inputs, batch.image_index)
+    batch = Batch(IMAGES[:2], CAPTIONS, LENGTHS, IMAGE_INDEX)
+    captions = batch.packed()
+    read = replace(captions, inputs=torch.where(captions.inputs > EOS, 8, captions.inputs))
+    monkeypatch.setattr(objective, "sample_inputs", lambda *_: read)
+    logits, _ = model(batch.images, read)
     loss = objective(batch, [0, 1], epoch=2)
-    torch.testing.assert_close(loss.sums["nll"], caption_loss(logits, CAPTIONS).sums["nll"])
+    torch.testing.assert_close(loss.sums["nll"], caption_loss(logits, captions).sums["nll"])
 
 
 def forward(model, batch: Batch):
-    logits, alphas = model(batch.images, batch.captions, batch.image_index)
-    return logits, batch.captions, alphas
+    logits, alphas = model(batch.images, batch.packed())
+    return logits, batch.packed(), alphas

@@ -1,48 +1,76 @@
-"""Training and captioning on a CUDA device."""
+"""What only a GPU shows; without one, these tests are skipped.
+
+python -m pytest -m cuda
+"""
+
+import warnings
 
 import pytest
 import torch
 
-from captioning import Captioner
 from compute import Compute
-from data.captions import read_table, references
-from tests.helpers import tiny
-from training.datasets import make_datasets
-from training.run import Run
-from training.start import make_captioner
+from data.dataset import Batch
+from models.decoders import DECODERS
+from models.model import build_model
+from tests.helpers import IMAGES, packed, small_decoder, teacher_forcing, tiny
+from tests.test_policy import TRAIN_SET
+from tests.test_recurrence import CAPTIONS, IMAGE_INDEX
+from training.objectives import OBJECTIVES
+from training.trainer import Trainer
+from utils import PAD
 
 pytestmark = pytest.mark.cuda
+CUDA = Compute(torch.device("cuda"))
 
 
-@pytest.mark.parametrize("precision", ["float32", "auto", "float16"])
-@pytest.mark.parametrize("fine_tune", ["none", "all"])
-def test_a_run_trains_and_its_model_captions_on_the_cpu_as_well(dataset, precision, fine_tune):
-    config = tiny(dataset, run={"device": "cuda", "precision": precision}, encoder={"fine_tune": fine_tune})
-    compute = Compute.choose("cuda", precision)
-    table = read_table(config.data)
-    captioner = make_captioner(config, None, table, compute)
-    train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
-    assert Run(captioner, train_set, val_set, references(table, "val")).train() == 0
-    images = [dataset / "images" / f"{i:02}.png" for i in range(4)]
-    best = config.run_folder / "best.pth"
-    on_cuda = list(Captioner.load(best, ["run.precision=float32"])(images))
-    on_cpu = list(Captioner.load(best, ["run.device=cpu", "run.precision=float32"])(images))
-    assert [result.caption for result in on_cuda] == [result.caption for result in on_cpu]
+@pytest.fixture
+def strict():
+    """torch warns of every operation that makes the host wait for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield lambda: [w for w in caught if "synchroniz" in str(w.message)]
+    torch.cuda.set_sync_debug_mode("default")
 
 
-def test_the_random_state_of_the_device_is_restored():
-    compute = Compute.choose("cuda", "float32")
-    state = compute.random_state()
-    first = torch.rand(3, device="cuda")
-    compute.restore_random_state(state)
-    assert torch.equal(torch.rand(3, device="cuda"), first)
+def make(folder, objective: str, kind: str, **train) -> Trainer:
+    config = tiny(
+        folder,
+        decoder={"kind": kind, "heads": 2},
+        train={"objective": objective, "init_from": "some/best.pth", **train},
+        search={"max_length": 5},
+    )
+    model = build_model(config, vocab_size=11).to(CUDA.device)
+    return Trainer(OBJECTIVES[objective](model, config, CUDA, TRAIN_SET), steps_per_epoch=10)
 
 
-def test_autograd_under_mixed_precision_reaches_every_weight():
-    compute = Compute.choose("cuda", "auto")
-    layer = torch.nn.Linear(4, 4, device="cuda")
-    with compute.autocast():
-        out = layer(torch.randn(2, 4, device="cuda"))
-    assert out.dtype is compute.precision
-    out.float().sum().backward()
-    assert all(p.grad is not None for p in layer.parameters())
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_step_waits_for_the_gpu_only_to_score_samples(tmp_path, objective, kind, request):
+    trainer = make(tmp_path, objective, kind, average=0.9)
+    batch = Batch(IMAGES, CAPTIONS, (CAPTIONS != PAD).sum(dim=1), IMAGE_INDEX)
+    trainer.step(
+        batch, [0, 0, 0], epoch=1
+    )  # the first step starts libraries and creates the optimiser's state
+    waits = request.getfixturevalue("strict")
+    loss = trainer.step(batch, [0, 0, 0], epoch=1)
+    copies = 0 if objective == "cross_entropy" else 1  # the sampled captions, which the host scores
+    found = waits()
+    assert len(found) <= copies, [str(w.message) for w in found]
+    assert trainer.is_finite
+    assert all(value.isfinite() for value in loss.sums.values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_decoder_computes_on_a_gpu_what_it_computes_on_the_cpu(kind, training):
+    decoder = small_decoder(kind, dropout=0.0).train(training)
+    grid = torch.randn(3, 9, 6)
+    expected = teacher_forcing(decoder, grid, CAPTIONS, IMAGE_INDEX)
+    rows = packed(CAPTIONS, IMAGE_INDEX, 3).to(CUDA)
+    decoder.cuda()
+    logits, _ = decoder(grid.cuda(), rows)
+    at = rows.captions.cpu(), rows.steps.cpu()
+    torch.testing.assert_close(logits.cpu(), expected[0][at], rtol=1e-3, atol=1e-4)
+    logits.sum().backward()  # in evaluation mode, too, where cuDNN's LSTM has no gradient
+    assert all(p.grad.isfinite().all() for p in decoder.parameters())

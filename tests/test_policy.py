@@ -11,7 +11,7 @@ from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import CaptionModel, build_model
 from models.search import SearchOptions, search
-from tests.helpers import CPU, small_decoder, tiny
+from tests.helpers import CPU, packed, small_decoder, tiny, unpacked
 from training.objectives.actor_critic import (
     ActorCritic,
     ActorCriticAverages,
@@ -32,7 +32,7 @@ TRAIN_SET = SimpleNamespace(
 
 
 def toy_model(kind: str = "lstm") -> CaptionModel:
-    sizes = {"embed_dim": 4, "hidden_dim": 5, "attention_dim": 4, "tie_embeddings": False}
+    sizes = {"embed_dim": 4, "hidden_dim": 5, "attention_dim": 4, "heads": 1, "tie_embeddings": False}
     layers = 2 if kind == "lstm" else 1
     decoder = small_decoder(kind, grid_dim=3, vocab_size=VOCAB_SIZE, layers=layers, **sizes)
     with torch.no_grad():
@@ -299,9 +299,9 @@ def test_the_greedy_caption_is_the_search_s_and_comes_first(kind):
 def test_probabilities_and_entropy_are_those_of_the_words_that_were_drawn(kind):
     model, captions = toy_model(kind), every_caption()
     grid = toy_batch(1).images
-    log_probs, entropy = log_probabilities(model.decoder, grid, captions, temperature=0.5)
-    real = captions[:, 1:] != PAD
-    total = torch.zeros(real.shape).masked_scatter(real, log_probs).sum(dim=1)
+    rows = packed(captions, torch.zeros(len(captions), dtype=torch.int64), 1)
+    log_probs, entropy = log_probabilities(model.decoder, grid, rows, temperature=0.5)
+    total = unpacked(log_probs, rows, captions).sum(dim=1)
     torch.testing.assert_close(total.exp(), probabilities(model, captions, 0.5))
     logits, _, _ = model.decoder.step(torch.tensor([SOS]), model.decoder.start(grid))
     first = (logits[0, [EOS, 4, 5]] / 0.5).softmax(dim=0)
@@ -314,7 +314,8 @@ def test_a_model_that_is_not_finite_is_sampled_without_an_error_and_its_loss_is_
     with torch.no_grad():
         model.decoder.output.score.bias.fill_(torch.nan)
     captions, _ = rollout(model.decoder, grid, samples=2, max_length=4, temperature=1.0)
-    log_probs, _ = log_probabilities(model.decoder, grid, captions, temperature=1.0)
+    rows = packed(captions, torch.arange(3).repeat_interleave(2), 3)
+    log_probs, _ = log_probabilities(model.decoder, grid, rows, temperature=1.0)
     assert log_probs.isnan().all()
 
 

@@ -16,18 +16,22 @@ class Averages:
     def __init__(self, compute: Compute, sums: list[float] | None = None, skipped: int = 0):
         """`sums` and `skipped`: those of an interrupted run, from which the means go on."""
         self.compute = compute
-        self.skipped = skipped  # steps without an update, which the means leave out
+        self.num_skipped = torch.full((), skipped, device=compute.device)
         self.sums = torch.tensor(sums or [0.0] * len(self.names), dtype=torch.float64, device=compute.device)
 
     def add(self, sums: Mapping[str, torch.Tensor]) -> None:
         self.sums += torch.stack([sums[name].double() for name in self.names])
 
-    def add_step(self, sums: Mapping[str, torch.Tensor] | None) -> None:
-        """Add the sums of a training step; None counts a step without an update."""
-        if sums is None:
-            self.skipped += 1
-        else:
-            self.add(sums)
+    def add_step(self, sums: Mapping[str, torch.Tensor], is_finite: torch.Tensor) -> None:
+        """Add the sums of a training step; if it was not finite, only count it."""
+        zero = torch.zeros((), dtype=torch.float64, device=self.compute.device)
+        self.add({name: torch.where(is_finite, sums[name].double(), zero) for name in self.names})
+        self.num_skipped += ~is_finite
+
+    @property
+    def skipped(self) -> int:
+        """Steps without an update, which the means leave out."""
+        return int(self.num_skipped)
 
     def totals(self) -> dict[str, float]:
         """The sums over all processes, by name."""

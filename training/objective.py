@@ -37,6 +37,11 @@ class Loss:
         return compute.world_size * sum(parts[1:], parts[0])
 
 
+def count_of(number: int, like: torch.Tensor) -> torch.Tensor:
+    """A number as a scalar on the device of `like`, written there without a copy that would wait for it."""
+    return torch.full((), number, device=like.device)
+
+
 class Objective(nn.Module):
     """Base class of the objectives in training/objectives/: `forward` is the loss that a step minimises."""
 

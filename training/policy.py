@@ -8,12 +8,13 @@ import torch
 from compute import Compute
 from config import Config
 from data.dataset import Batch, Flickr8kDataset
+from data.packing import PackedCaptions, pack
 from metrics.rewards import Rewards
 from models.model import CaptionModel
 from training.averages import Averages
 from training.objective import Objective
 from training.rollout import Rollout, log_probabilities, rollout
-from utils import SOS, UserError
+from utils import PAD, SOS, UserError
 
 
 class PolicyAverages(Averages):
@@ -85,17 +86,21 @@ class PolicyObjective(Objective):
             )
 
     def log_probabilities(
-        self, grid: torch.Tensor, captions: torch.Tensor
+        self, grid: torch.Tensor, captions: PackedCaptions
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See training/rollout.py."""
         with self.compute.autocast():
             return log_probabilities(self.model.decoder, grid, captions, self.config.rl.temperature)
 
     def score(self, captions: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-        """The rewards (M,) of captions (M, T + 1): M / N captions for each of the N images `indices`."""
+        """The rewards (M,) of captions (M, T + 1) on the host: M / N for each of the N images `indices`."""
         image_index = np.repeat(np.asarray(indices), len(captions) // len(indices))
-        rewards = self.rewards(captions[:, 1:].cpu().numpy(), image_index)
-        return torch.from_numpy(rewards).to(captions.device, torch.float32)
+        return torch.from_numpy(self.rewards(captions[:, 1:].numpy(), image_index)).float()
+
+    def pack(self, captions: torch.Tensor, num_images: int) -> PackedCaptions:
+        """Sampled captions (M, T + 1) on the host, M / N for each of N images, for teacher forcing."""
+        image_index = torch.arange(num_images).repeat_interleave(len(captions) // num_images)
+        return pack(captions, (captions != PAD).sum(dim=1), image_index, num_images).to(self.compute)
 
 
 def _all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:

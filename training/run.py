@@ -121,19 +121,23 @@ class Run:
                 indices = [index for index, _ in draws]
                 loss = trainer.step(batch, indices, self.epoch)
                 for averages in (self.averages, self.interval):
-                    averages.add_step(loss.sums if loss else None)
-                if trainer.skipped_in_a_row == _MOST_SKIPPED:
-                    what = f"the loss or its gradient was not finite in {_MOST_SKIPPED} steps in a row"
+                    averages.add_step(loss.sums, trainer.is_finite)
+                is_logged = trainer.steps % config.log_every == 0
+                # To read this, the host has to wait for a GPU.
+                if (is_logged or self.compute.is_cpu) and trainer.skipped_in_a_row >= _MOST_SKIPPED:
+                    skipped = int(trainer.skipped_in_a_row)
+                    what = f"the loss or its gradient was not finite in {skipped} steps in a row"
                     raise self.diverged(what, indices)
                 num_captions += self.objective.num_captions(batch)
                 self.batch += 1
-                if trainer.steps % config.log_every == 0:
+                if is_logged:
                     text = self.log_interval()
                     progress.note(f"{text}, {num_captions / (time.monotonic() - began):.0f} captions/s")
                 progress.update()
                 if self.interruption.number:
                     return
-                if trainer.steps % config.checkpoint_every == 0 and self.batch < len(batches) and loss:
+                is_due = trainer.steps % config.checkpoint_every == 0 and self.batch < len(batches)
+                if is_due and trainer.is_finite:
                     self.save()
 
     def log_interval(self) -> str:
@@ -211,7 +215,7 @@ class Run:
             "skipped": {
                 "epoch": self.averages.skipped,
                 "interval": self.interval.skipped,
-                "in_a_row": self.trainer.skipped_in_a_row,
+                "in_a_row": int(self.trainer.skipped_in_a_row),
             },
             **self.selection.state_dict(),
             **self.record.state_dict(),
@@ -266,6 +270,5 @@ class Run:
                 f"{self.selection.monitor.name} (train.monitor) was not finite in any epoch, so there is no "
                 f"{self.folder / BEST}; start again with a lower train.lr"
             )
-        report_best(
-            self.captioner, self.val_set, self.scorer, self.selection.best_epoch, self.record.seconds()
-        )
+        options, best_epoch = self.search_options(self.config.search.beam), self.selection.best_epoch
+        report_best(self.captioner, self.val_set, self.scorer, options, best_epoch, self.record.seconds())

@@ -1,6 +1,5 @@
 """One training step for any objective, and the state that a resume restores."""
 
-import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -44,7 +43,10 @@ class Trainer:
         if config.average:
             self.average = AveragedModel(self.trained, multi_avg_fn=self.average_weights, use_buffers=True)
         self.steps = 0  # so far, with those that were skipped
-        self.skipped_in_a_row = 0  # steps until now whose loss or gradient was not finite
+        # Whether the loss and the gradient of the last step were finite, and how many steps until now had one
+        # that was not. Both are on the device, so that the host can prepare the next step meanwhile.
+        self.is_finite = torch.ones((), dtype=torch.bool, device=self.compute.device)
+        self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.compute.device)
 
     @property
     def evaluated(self) -> CaptionModel:
@@ -60,20 +62,19 @@ class Trainer:
         self, averages: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], steps: torch.Tensor | int
     ) -> None:
         """Exponential moving average; the decay starts low, so that the first weights soon lose influence."""
-        n = int(steps)
-        decay = min(self.config.average, (1 + n) / (10 + n))
+        n = int(steps)  # which torch keeps on the host
+        share = self.is_finite * (1 - min(self.config.average, (1 + n) / (10 + n)))
         for average, weight in zip(averages, weights, strict=True):
             if average.is_floating_point():
-                average.lerp_(weight, 1 - decay)
+                average.lerp_(weight, share.to(average.dtype))
             else:
                 average.copy_(weight)
 
-    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss | None:
+    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
         """Forward, backward, clip, update; see Objective.forward for the arguments.
 
-        Returns:
-            The loss, or None if it or its gradient is not finite. Weights, the statistics of batch norms,
-            the optimisers' state and the moving average are then unchanged.
+        If the loss or its gradient is not finite, weights, the statistics of batch norms, the optimisers'
+        state and the moving average do not change. `is_finite` says so.
         """
         factor = self.schedule.factor(self.steps)
         for optimizer in self.optimizers:
@@ -89,19 +90,19 @@ class Trainer:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
-        is_finite = math.isfinite(total.item()) and math.isfinite(norm.item())
-        if is_finite:
-            for optimizer in self.optimizers:
-                self.scaler.step(optimizer)
-            if self.average:
-                self.average.update_parameters(self.trained)
-        else:
-            for buffer, before in zip(buffers, buffers_before, strict=True):
-                buffer.copy_(before)
+        self.is_finite = total.detach().isfinite() & norm.isfinite()
+        for optimizer in self.optimizers:
+            # What torch's gradient scaler sets, too: a fused optimiser changes nothing where this is 1.
+            optimizer.found_inf = (~self.is_finite).float()  # type: ignore[attr-defined]
+            optimizer.step()
+        for buffer, before in zip(buffers, buffers_before, strict=True):
+            buffer.copy_(torch.where(self.is_finite, buffer, before))
+        if self.average:
+            self.average.update_parameters(self.trained)
         self.scaler.update()
-        self.skipped_in_a_row = 0 if is_finite else self.skipped_in_a_row + 1
+        self.skipped_in_a_row = (self.skipped_in_a_row + 1) * ~self.is_finite
         self.steps += 1
-        return loss if is_finite else None
+        return loss
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All trained parameters; their gradients are clipped together."""
@@ -142,7 +143,8 @@ class Trainer:
             self.scaler.load_state_dict(state.scaler)
         if self.average and state.average:
             self.load_average(state.average)
-        self.steps, self.skipped_in_a_row = state.steps, state.skipped.in_a_row
+        self.steps = state.steps
+        self.skipped_in_a_row.fill_(state.skipped.in_a_row)
         try:
             self.compute.restore_random_state(state.random)
         except (RuntimeError, TypeError) as error:  # of the wrong size, for example

@@ -9,7 +9,7 @@ from compute import Compute
 from config import Config, RLConfig
 from data.dataset import Batch, Flickr8kDataset
 from models.model import CaptionModel
-from training.objective import Loss, Term
+from training.objective import Loss, Term, count_of
 from training.policy import PolicyAverages, PolicyObjective
 from training.state import load_tensors
 from utils import PAD
@@ -56,25 +56,28 @@ class ActorCritic(PolicyObjective):
         rl = self.config.rl
         grid = self.grid(batch)
         captions, states = self.sample(grid)
+        captions = captions.cpu()
         rewards = self.score(captions, indices)
-        is_token = captions[:, 1:] != PAD
-        expected = self.critic(states[is_token])
-        returns = discounted(prepare(rewards, rl), is_token, rl.gamma)[is_token]
+        packed = self.pack(captions, len(grid))
+        expected = self.critic(states[packed.captions, packed.steps])
+        returns = discounted(prepare(rewards, rl), captions[:, 1:] != PAD, rl.gamma)
+        rewards, returns = self.compute.to_device(rewards, returns)
+        returns = returns[packed.captions, packed.steps]
         critic_loss = (returns - expected).square().sum()
 
-        log_probs, entropy = self.log_probabilities(grid, captions)
+        log_probs, entropy = self.log_probabilities(grid, packed)
         actor_loss = -((returns - expected.detach()) * log_probs).sum()
         bonus = entropy_weight(rl, epoch, self.config.train.epochs) * entropy.sum()
-        count, tokens = torch.tensor(len(captions), device=grid.device), is_token.sum()
+        count, num_tokens = count_of(len(captions), grid), count_of(len(packed), grid)
         sums = {
             "reward": rewards.sum(),
             "actor_loss": actor_loss.detach(),
             "entropy": entropy.detach().sum(),
             "captions": count,
-            "tokens": tokens,
+            "tokens": num_tokens,
             "critic_loss": critic_loss.detach(),
         }
-        return Loss([Term(actor_loss - bonus, count), Term(critic_loss, tokens, rl.value_weight)], sums)
+        return Loss([Term(actor_loss - bonus, count), Term(critic_loss, num_tokens, rl.value_weight)], sums)
 
     def training_state(self) -> dict:
         return {**super().training_state(), "critic": self.critic.state_dict()}

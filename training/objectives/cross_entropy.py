@@ -1,15 +1,19 @@
 """Cross entropy under teacher forcing, and scheduled sampling."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 
 from data.dataset import Batch
+from data.packing import PackedCaptions
 from models.decoder import Decoder
-from models.search import draw, drawing_log_probs
+from models.search import choosable, draw
+from models.state import rows_of
 from training.loss import TokenAverages, caption_loss
 from training.objective import Loss, Objective
-from utils import EOS
+from utils import EOS, SOS
 
 
 class CrossEntropy(Objective):
@@ -20,24 +24,22 @@ class CrossEntropy(Objective):
 
     def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
         train = self.config.train
-        images, captions, image_index = self.compute.to_device(
-            batch.images, batch.captions, batch.image_index
-        )
-        inputs, probability = captions, sampling_probability(train.scheduled_sampling, epoch, train.epochs)
+        [images], captions = self.compute.to_device(batch.images), batch.packed().to(self.compute)
+        probability = sampling_probability(train.scheduled_sampling, epoch, train.epochs)
         if probability:
-            inputs = self.sample_inputs(images, captions, image_index, probability)
+            captions = self.sample_inputs(images, captions, probability)
         with self.compute.autocast():
-            logits, alphas = self.model(images, inputs, image_index)
+            logits, alphas = self.model(images, captions)
             return caption_loss(logits, captions, alphas, train.label_smoothing, train.attention_weight)
 
-    def sample_inputs(self, images, captions, image_index, probability: float) -> torch.Tensor:
+    def sample_inputs(self, images, captions: PackedCaptions, probability: float) -> PackedCaptions:
         """`scheduled_sampling` without dropout, as in captioning, where the model reads its own words."""
         self.model.eval()
         with torch.no_grad(), self.compute.autocast():
             grid = self.model.grid(images)
-            inputs = scheduled_sampling(self.model.decoder, grid, captions, image_index, probability)
+            captions = scheduled_sampling(self.model.decoder, grid, captions, probability)
         self.model.train()
-        return inputs
+        return captions
 
 
 def sampling_probability(last: float, epoch: int, epochs: int) -> float:
@@ -46,25 +48,31 @@ def sampling_probability(last: float, epoch: int, epochs: int) -> float:
 
 
 def scheduled_sampling(
-    decoder: Decoder,
-    grid: torch.Tensor,
-    captions: torch.Tensor,
-    image_index: torch.Tensor,
-    probability: float,
-) -> torch.Tensor:
-    """The captions (M, T), with each word replaced with `probability` by one that the model samples.
+    decoder: Decoder, grid: torch.Tensor, captions: PackedCaptions, probability: float
+) -> PackedCaptions:
+    """The captions with each word that is read replaced with `probability` by one that the model samples.
 
     A sample depends on the words before it, including replaced ones (Bengio et al., 2015, section 2.4). As in
     the paper, no gradient flows through the sampling, so all words can be sampled before the loss of the
-    result is computed with teacher forcing. `<sos>`, `<eos>` and padding are never replaced.
+    result is computed with teacher forcing. `<sos>` is never replaced, and the targets stay.
     """
-    state = decoder.start(grid).select(image_index)
-    inputs = captions.clone()
-    for t in range(1, captions.shape[1] - 1):
-        logits, state, _ = decoder.step(inputs[:, t - 1], state)
-        log_probs = drawing_log_probs(logits)
-        log_probs[:, EOS] = -torch.inf  # a decoder never reads <eos>
-        sampled = draw(log_probs)
-        replaced = torch.rand(len(inputs), device=inputs.device) < probability
-        inputs[:, t] = torch.where(replaced & (inputs[:, t] > EOS), sampled, inputs[:, t])
-    return inputs
+    inputs, images = captions.inputs.clone(), captions.images
+    # The captions of an image share its part of the state. So each image has K places, some of them unused,
+    # for the captions that have not ended: the longest is first, and K falls as they end.
+    rank = (images.unsqueeze(1) == images).tril(-1).sum(dim=1)
+    every = torch.arange(captions.num_images, device=images.device)
+    state, first = decoder.start(grid).repeat(captions.per_image[0]), 0
+    for (n, following), k in zip(pairwise(captions.active), captions.per_image, strict=False):
+        if k < state.per_image:
+            state = state.select(rows_of(every, state.per_image)[:, :k])
+        places = images * k + rank
+        tokens = inputs.new_full((captions.num_images * k,), SOS)
+        tokens.index_copy_(0, places[:n], inputs[first : first + n])
+        logits, state, _ = decoder.step(tokens, state)
+        first += n
+        logits = choosable(logits.index_select(0, places[:following]))
+        logits[:, EOS] = -torch.inf  # a decoder never reads <eos>
+        replaced = torch.rand(following, device=inputs.device) < probability
+        read = inputs[first : first + following]
+        read.copy_(torch.where(replaced, draw(logits), read))
+    return replace(captions, inputs=inputs)

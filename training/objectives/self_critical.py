@@ -6,9 +6,9 @@ import torch
 
 from config import Config
 from data.dataset import Batch
-from training.objective import Loss, Term
+from training.objective import Loss, Term, count_of
 from training.policy import PolicyAverages, PolicyObjective
-from utils import PAD, UserError
+from utils import UserError
 
 
 class SelfCritical(PolicyObjective):
@@ -31,26 +31,26 @@ class SelfCritical(PolicyObjective):
         rl = self.config.rl
         greedy = rl.baseline == "greedy"
         grid = self.grid(batch)
-        captions = self.sample(grid, greedy).captions
+        captions = self.sample(grid, greedy).captions.cpu()
         rewards = self.score(captions, indices).view(len(grid), -1)  # (N, K), or (N, 1 + K)
         if greedy:
             baseline, rewards = rewards[:, :1], rewards[:, 1:]
             captions = captions.view(len(grid), -1, captions.shape[1])[:, 1:].flatten(0, 1)
         else:
             baseline = leave_one_out(rewards)
-        advantage = (rewards - baseline).flatten()
+        [advantage, rewards] = self.compute.to_device((rewards - baseline).flatten(), rewards)
 
-        is_token = captions[:, 1:] != PAD
-        log_probs, entropy = self.log_probabilities(grid, captions)
+        packed = self.pack(captions, len(grid))
+        log_probs, entropy = self.log_probabilities(grid, packed)
         # The mean is over captions, not over tokens, so that its gradient is that of the expected reward.
-        loss = -(advantage.unsqueeze(1).expand_as(is_token)[is_token] * log_probs).sum()
-        count = torch.tensor(len(captions), device=loss.device)
+        loss = -(advantage.index_select(0, packed.captions) * log_probs).sum()
+        count = count_of(len(captions), loss)
         sums = {
             "reward": rewards.sum(),
             "actor_loss": loss.detach(),
             "entropy": entropy.detach().sum(),
             "captions": count,
-            "tokens": is_token.sum(),
+            "tokens": count_of(len(packed), loss),
         }
         return Loss([Term(loss, count)], sums)
 
