@@ -1,6 +1,6 @@
 """How long does a dataset of COCO's size take until the first batch, and how much memory does it need?
 
-    python benchmarks/coco_scale.py
+    python -m benchmarks.coco_scale
 
 Generates 123,000 images with five captions each in a temporary folder (about 600 MB; the features are a
 sparse file), then does what train.py does: captions, vocabulary, cached features, datasets, epochs. First
@@ -18,7 +18,6 @@ import os
 import random
 import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,8 +27,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compute import Compute
 from config import Config

@@ -1,23 +1,20 @@
 """Does data/tokenizer.py split captions as the Java program of the COCO evaluation does? And how fast?
 
-    python benchmarks/tokenizer_agreement.py CAPTIONS.csv
+    python -m benchmarks.tokenizer_agreement CAPTIONS.csv
 
 Prints how many captions the two split differently, both versions of each, and the time that both take.
 """
 
+from startup import run_script
+
 import argparse
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from pycocoevalcap.tokenizer import ptbtokenizer
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from startup import run_script
 
 from data.tokenizer import tokenize
 from metrics.meteor import find_java
