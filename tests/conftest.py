@@ -3,14 +3,18 @@
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
+from files import locked
 from metrics.meteor import find_java
 from models.decoders import DECODERS
+from reports.curves import draw_curves
 from tests.helpers import small_decoder, write_dataset
 from tests.script_helpers import run, write_config
 
@@ -53,6 +57,19 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Iterator[None]:
+    """Trainings draw no curves, which takes longer than a tiny epoch; those that need them use `curves`."""
+    with mock.patch("training.record.draw_curves"):
+        yield
+
+
+@pytest.fixture
+def curves(monkeypatch) -> None:
+    """Trainings draw their curves."""
+    monkeypatch.setattr("training.record.draw_curves", draw_curves)
+
+
 @pytest.fixture
 def no_java(monkeypatch) -> None:
     """A machine without Java. METEOR takes seconds: only tests of METEOR itself compute it."""
@@ -74,14 +91,32 @@ def decoder(request):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> Path:
-    """What `trained` copies. Tests do not use it: they would see each other's files."""
-    folder = tmp_path_factory.mktemp("finished")
+    """What `trained` copies. Tests do not use it: they would see each other's files.
+
+    It is trained once, for the tests in all processes.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "finished"
+    with locked(shared / "finished.lock", "another process trains it", wait=True):
+        if not (folder / "train.txt").exists():
+            _train(folder)
+    return folder
+
+
+def _train(folder: Path) -> None:
     write_dataset(folder / "data")
     config = write_config(
         folder, encoder={"fine_tune": "all"}, train={"epochs": 12, "patience": 12}, decoder={"dropout": 0.0}
     )
-    (folder / "train.txt").write_text(run(folder, "train", "--config", config))
-    return folder
+
+    def draw_at_the_end(logs, output):
+        if logs[0].read_text().count("\nepoch,") == 12:
+            draw_curves(logs, output)
+
+    with mock.patch("training.record.draw_curves", draw_at_the_end):
+        (folder / "train.txt").write_text(run(folder, "train", "--config", config))
 
 
 @pytest.fixture

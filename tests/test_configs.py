@@ -7,8 +7,8 @@ import torch
 
 from config_reading import load_config
 from data.dataset import collate, training_batches
+from jobs.train import find_data
 from tests.helpers import CPU, write_dataset
-from train import find_data
 from training.datasets import make_datasets
 from training.objectives import OBJECTIVES
 from training.start import make_captioner

@@ -12,7 +12,7 @@ import pytest
 from data.captions import read_captions
 from data.formats import FORMATS, open_captions
 from data.splits import half_of, split_of
-from evaluate import image_ids, read_predictions
+from metrics.predictions import image_ids, read_predictions
 from tests.helpers import Rows, by_image, write_coco, write_csv, write_karpathy, write_token
 from utils import UserError
 

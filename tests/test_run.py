@@ -154,7 +154,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_end_the_run(make, monkeypatch, c
     assert (run.folder / "checkpoints.pth").exists()
 
 
-def test_figures_that_a_killed_run_did_not_draw_are_drawn_by_the_resumed_one(dataset):
+def test_figures_that_a_killed_run_did_not_draw_are_drawn_by_the_resumed_one(dataset, curves):
     killed = make_run(dataset, train={"epochs": 1})
     killed.open_folder()
     killed.record.draw = lambda step: None  # killed after its last checkpoint
