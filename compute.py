@@ -105,14 +105,14 @@ class Compute:
     def random_state(self) -> dict[str, torch.Tensor]:
         """The states of torch's random generators, by type of device."""
         state = {"cpu": torch.get_rng_state()}
-        if self.device.type != "cpu":
+        if not self.is_cpu:
             state[self.device.type] = torch.get_device_module(self.device).get_rng_state(*self.generator)
         return state
 
     def restore_random_state(self, state: dict[str, torch.Tensor]) -> None:
         """Set what `random_state` returned; the state of another kind of device is ignored."""
         torch.set_rng_state(state["cpu"])
-        if self.device.type != "cpu" and self.device.type in state:
+        if not self.is_cpu and self.device.type in state:
             torch.get_device_module(self.device).set_rng_state(state[self.device.type], *self.generator)
 
     @property

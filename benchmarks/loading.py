@@ -21,12 +21,18 @@ from PIL import Image
 
 from benchmarks.measure import Alternative, Row, compare
 from benchmarks.report import run_benchmarks
-from benchmarks.workload import Settings, captions_table, config, dataset, decoder, name_of, trainer
+from benchmarks.workload import (
+    TRANSFORM,
+    Settings,
+    captions_table,
+    config,
+    dataset,
+    decoder,
+    name_of,
+    trainer,
+)
 from data.dataset import Flickr8kDataset, make_loader, training_batches
-from data.transforms import ImageTransform
 from training.datasets import compute_features
-
-_TRANSFORM = ImageTransform(32, (0.5,) * 3, (0.5,) * 3)
 
 
 class _Encoder:
@@ -125,7 +131,7 @@ def _cached(settings: Settings, folder: Path, cells: int, channels: int) -> Flic
         Image.new("RGB", (8, 8)).save(options.data.images / name)
     model = SimpleNamespace(encoder=_Encoder(cells, channels))
     cpu = replace(settings.compute, device=torch.device("cpu"))
-    captioner = SimpleNamespace(config=options, compute=cpu, model=model, transform=_TRANSFORM)
+    captioner = SimpleNamespace(config=options, compute=cpu, model=model, transform=TRANSFORM)
     return dataset(settings, table, compute_features(captioner, table, ["train"]))
 
 

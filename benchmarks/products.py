@@ -4,13 +4,14 @@ What depends on time is one product per step. What does not, and the gradients o
 for all steps. Everything else (activations, softmax, dropout, copies, the optimiser) takes no time here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 
-from benchmarks.workload import Settings, config
+from benchmarks.measure import Alternative
+from benchmarks.workload import Settings, config, name_of
 from compute import Compute
 
 
@@ -140,6 +141,32 @@ class Kind:
         products = Products(compute, gradients)
         self.add_products(products, settings, cells, channels, active)
         return products
+
+
+def beside_products(
+    references: Mapping[Kind, Alternative],
+    tutorial: Alternative,
+    products: Callable[[Kind, Compute], Products],
+    own: Callable[[Kind, Compute], Callable[[], object]],
+    amount: float,
+    precisions: Sequence[Compute],
+) -> list[Alternative]:
+    """All ways to do the same work: the textbook's, the tutorial's, and ours beside its matrix products.
+
+    Args:
+        references: the kinds of decoder that are measured, with the textbook's way of each.
+        products: the products alone, and `own` what calls the decoder, of a kind in a precision.
+        amount: units of work of both.
+    """
+    found = [*references.values(), tutorial]
+    for kind, reference in references.items():
+        against = {"reference": reference, **({"tutorial": tutorial} if kind.attends else {})}
+        for compute in precisions:
+            name = name_of(compute)
+            bound = Alternative("products", products(kind, compute), amount, name)
+            ours = Alternative(kind.name, own(kind, compute), amount, name, {**against, "bound": bound})
+            found += [bound, ours]
+    return found
 
 
 _DOT = {"kind": "attention", "attention": "dot"}

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 import torch
 
 from benchmarks.measure import Alternative, Row, compare
-from benchmarks.products import ADDITIVE, KINDS
+from benchmarks.products import ADDITIVE, KINDS, Kind, Products, beside_products
 from benchmarks.reference import Textbook, TutorialDecoder, beam_search, reference_of
 from benchmarks.report import run_benchmarks
-from benchmarks.workload import Settings, batch, decoder, name_of
+from benchmarks.workload import Settings, batch, decoder
 from compute import Compute
-from models.decoder import Decoder
 from models.search import SearchOptions, search
 from utils import EOS
 
@@ -34,13 +33,6 @@ def benchmark(settings: Settings) -> list[Row]:
         few = grid[:_ONE_BY_ONE]
         return Alternative(name, lambda: one_by_one(model, few, options), len(few), "float32", against or {})
 
-    def real(model: Decoder, compute: Compute) -> Callable[[], object]:
-        def run() -> None:
-            with compute.autocast():
-                search(model, grid, options)
-
-        return run
-
     tutorial = TutorialDecoder(channels, settings.vocab_size, settings.dim)
     torch.nn.init.constant_(tutorial.output.bias[EOS : EOS + 1], _NEVER)
     models = {kind: decoder(settings, channels, **kind.options).eval() for kind in KINDS}
@@ -48,18 +40,19 @@ def benchmark(settings: Settings) -> list[Row]:
         torch.nn.init.constant_(model.output.score.bias[EOS : EOS + 1], _NEVER)
     references = {kind: plain("reference", reference_of(model)) for kind, model in models.items()}
     peer = plain("tutorial", tutorial, {"reference": references[ADDITIVE]})
-    found = [*references.values(), peer]
     active = [settings.num_images * settings.beam] * (settings.words + 1)
-    for kind, model in models.items():
-        against = {"reference": references[kind], **({"tutorial": peer} if kind.attends else {})}
-        for compute in settings.precisions:
-            products = kind.products(settings, compute, cells, channels, active, gradients=False)
-            bound = Alternative("products", products, len(grid), name_of(compute))
-            own = real(model, compute)
-            found += [
-                bound,
-                Alternative(kind.name, own, len(grid), name_of(compute), {**against, "bound": bound}),
-            ]
+
+    def products(kind: Kind, compute: Compute) -> Products:
+        return kind.products(settings, compute, cells, channels, active, gradients=False)
+
+    def own(kind: Kind, compute: Compute) -> Callable[[], object]:
+        def run() -> None:
+            with compute.autocast():
+                search(models[kind], grid, options)
+
+        return run
+
+    found = beside_products(references, peer, products, own, len(grid), settings.precisions)
     shape = f"{cells} x {channels}, beam {settings.beam}, {settings.words + 1} steps"
     return compare("search", shape, "images", found, settings)
 

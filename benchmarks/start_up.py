@@ -15,9 +15,8 @@ from PIL import Image
 
 from benchmarks.measure import Row, divided, row, seconds_in_turn
 from benchmarks.report import run_benchmarks
-from benchmarks.workload import Settings, config
+from benchmarks.workload import Settings, config, vocabulary_words
 from data.transforms import transform_for
-from data.vocab import SPECIAL
 from models.checkpoint import save_checkpoint
 from models.model import build_model, pack_model
 
@@ -43,11 +42,10 @@ def benchmark(settings: Settings) -> list[Row]:
 def _captioning(settings: Settings, folder: Path) -> list[str]:
     """Writes an image and a model that has learnt nothing; returns the command that captions the image."""
     encoder = {"name": settings.encoders[0], "weights": "none", "image_size": settings.image_size}
-    options, words = config(settings, encoder=encoder), settings.vocab_size - len(SPECIAL)
+    options = config(settings, encoder=encoder)
     model = build_model(options, settings.vocab_size)
-    vocabulary = [*SPECIAL, *(f"w{i}" for i in range(words))]
     transform = transform_for(options.encoder).as_dict()
-    save_checkpoint(folder / "best.pth", pack_model(model, options, vocabulary, transform))
+    save_checkpoint(folder / "best.pth", pack_model(model, options, vocabulary_words(settings), transform))
     Image.new("RGB", (500, 375), "teal").save(folder / "image.jpg")
     paths = [str(folder / name) for name in ("image.jpg", "best.pth", "outputs")]
     return [str(_ROOT / "inference_visualize.py"), paths[0], "--checkpoint", paths[1], "--output", paths[2]]

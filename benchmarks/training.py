@@ -13,7 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.measure import Alternative, Row, compare
-from benchmarks.products import ADDITIVE, KINDS
+from benchmarks.products import ADDITIVE, KINDS, Kind, Products, beside_products
 from benchmarks.reference import Textbook, TutorialDecoder, loss, reference_of
 from benchmarks.report import run_benchmarks
 from benchmarks.workload import (
@@ -23,7 +23,6 @@ from benchmarks.workload import (
     captions,
     config,
     decoder,
-    name_of,
     num_tokens,
     trainer,
 )
@@ -60,16 +59,14 @@ def _alternatives(settings: Settings, cells: int, channels: int) -> list[Alterna
     }
     tutorial = plain(TutorialDecoder(channels, settings.vocab_size, settings.dim))
     peer = Alternative("tutorial", tutorial, few_tokens, "float32", {"reference": references[ADDITIVE]})
-    found = [*references.values(), peer]
-    for kind in kinds:
-        against = {"reference": references[kind], **({"tutorial": peer} if kind.attends else {})}
-        for compute in settings.precisions:
-            products = kind.products(settings, compute, cells, channels, active, gradients=True)
-            bound = Alternative("products", products, tokens, name_of(compute))
-            step = training_step(settings, compute, cells, channels, **kind.options)
-            own = Alternative(kind.name, step, tokens, name_of(compute), {**against, "bound": bound})
-            found += [bound, own]
-    return found
+
+    def products(kind: Kind, compute: Compute) -> Products:
+        return kind.products(settings, compute, cells, channels, active, gradients=True)
+
+    def own(kind: Kind, compute: Compute) -> Callable[[], object]:
+        return training_step(settings, compute, cells, channels, **kind.options)
+
+    return beside_products(references, peer, products, own, tokens, settings.precisions)
 
 
 def training_step(

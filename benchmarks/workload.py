@@ -28,7 +28,7 @@ from training.trainer import Trainer
 from utils import EOS, SOS
 
 _SEED = 0
-_TRANSFORM = ImageTransform(32, (0.5,) * 3, (0.5,) * 3)
+TRANSFORM = ImageTransform(32, (0.5,) * 3, (0.5,) * 3)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,12 @@ def captions_table(num_images: int, vocab_size: int, split: str = "train") -> pd
     })  # fmt: skip
 
 
+def vocabulary_words(settings: Settings) -> list[str]:
+    """All words of the vocabulary, in the order of their indices."""
+    return [*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), settings.vocab_size))]
+
+
 def dataset(settings: Settings, table: pd.DataFrame, features: FeatureGrids | None = None) -> Flickr8kDataset:
     """The training split of `captions_table`; without `features` it has captions only."""
-    vocabulary = Vocabulary([*SPECIAL, *(f"w{i}" for i in range(len(SPECIAL), settings.vocab_size))])
-    return Flickr8kDataset(table, "train", vocabulary, Path(), _TRANSFORM, features)
+    vocabulary = Vocabulary(vocabulary_words(settings))
+    return Flickr8kDataset(table, "train", vocabulary, Path(), TRANSFORM, features)

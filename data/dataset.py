@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from torch.utils.data._utils.pin_memory import pin_memory
 
 from compute import Compute
 from data.features import FeatureGrids
@@ -161,7 +160,6 @@ def make_loader(
 
     def read(draws: list[Draw]) -> Batch:
         images = grids.read([(dataset.names[i], seed) for i, seed in draws], pins)
-        batch = _make_batch(images, [dataset.drawn_captions(*draw) for draw in draws])
-        return pin_memory(batch) if pins else batch
+        return _make_batch(images, [dataset.drawn_captions(*draw) for draw in draws])
 
     return read_ahead(read, batches)

@@ -7,7 +7,8 @@ from torch import nn
 
 from config import DecoderConfig
 from models.decoder import Decoder, WordOutput
-from models.diagram import EXAMPLE, FROM_GRID, NEXT_WORD, Arrow, Box, Diagram, Note
+from models.diagram import EXAMPLE, FROM_GRID, NEXT_WORD, Arrow, Box, Diagram, Note, state_text
+from models.state import DecoderState
 
 
 class Parts(NamedTuple):
@@ -59,6 +60,13 @@ class AttendingDecoder(Decoder):
         joined = torch.cat([hidden, context, embedded], dim=1)
         return self.output(self.dropout(torch.tanh(self.deep(joined))))
 
+    @property
+    def critic_dim(self) -> int:
+        return self.init.out_features // 2  # the other half is the memory
+
+    def critic_input(self, state: DecoderState) -> torch.Tensor:
+        return state.sequence.hidden.flatten(1)
+
     def diagram(self, config: DecoderConfig, num_cells: int) -> Diagram:
         """The cells on the left; one step of attention, LSTM and output on the right."""
         tied = "tied" if config.tie_embeddings else ""
@@ -67,9 +75,7 @@ class AttendingDecoder(Decoder):
         init = Box(7, 20, 37, 14, "first state", "from the cells’ mean", parts.init)
         weights = f"{num_cells} weights α, one per cell"
         attention = Box(68, 38, 38, 14, parts.name, weights, parts.attention)
-        layers, size = config.layers, config.hidden_dim
-        state = f"{layers} layers of {size}" if layers > 1 else f"a state of {size}"
-        lstm = Box(68, 20, 38, 14, "LSTM", state, parts.lstm)
+        lstm = Box(68, 20, 38, 14, "LSTM", state_text(config.layers, config.hidden_dim), parts.lstm)
         previous = Box(68, 5, 38, 11, f"previous word: “{EXAMPLE[2]}”", modules=("embedding",))
         deep = Box(121, 20, 28, 14, "deep output", "joins all three", ("deep",))
         output = Box(160, 20, 34, 14, "word scores", f"{self.output.vocab_size:,} logits", ("output",), tied)

@@ -14,8 +14,14 @@ from math import ceil
 EXAMPLE = ("a", "large", "red", "heart")  # the first words of the caption of the image in the figure
 NEXT_WORD = f"next word: “{EXAMPLE[3]}”"
 
+
 Point = tuple[float, float]
 FROM_GRID = ((176.5, 67.0), (176.5, 64.0))  # the first points of an arrow from the grid
+
+
+def state_text(layers: int, hidden_dim: int) -> str:
+    """The text in the box of an LSTM."""
+    return f"{layers} layers of {hidden_dim}" if layers > 1 else f"a state of {hidden_dim}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,13 @@ _tanh_backward = torch.ops.aten.tanh_backward  # (gradient, tanh(x)) -> gradient
 sigmoid_backward = torch.ops.aten.sigmoid_backward  # (gradient, sigmoid(x)) -> gradient for x
 
 
+class LSTMSequence(NamedTuple):
+    """The part of a decoder's state that changes with every word, for B sequences."""
+
+    hidden: torch.Tensor  # (B, layers, H)
+    memory: torch.Tensor  # (B, layers, H), the LSTM's cell state
+
+
 class PackedLSTM(nn.LSTM):
     """torch's LSTM for packed captions. `dropout` acts between layers, in training."""
 

@@ -64,7 +64,7 @@ def search(
 
 def choosable(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """A copy of logits (B, V) in float32 to choose the next word by, with -inf for what is never chosen."""
-    return _forbid(logits.float() * (1 / temperature))
+    return forbid(logits.float() * (1 / temperature))
 
 
 def draw(logits: torch.Tensor) -> torch.Tensor:
@@ -76,13 +76,13 @@ def draw(logits: torch.Tensor) -> torch.Tensor:
     Where nothing is probable, or a model that is not finite has made everything NaN, it is any word:
     `multinomial` would raise an error, but a loss that is not finite only skips a step.
     """
-    probabilities = _forbid(logits.softmax(dim=1).nan_to_num(1.0), 0.0)
+    probabilities = forbid(logits.softmax(dim=1).nan_to_num(1.0), 0.0)
     sums = (probabilities * 2**32).long().cumsum(dim=1)
     random = torch.randint(2**62, (len(sums), 1), device=sums.device) % sums[:, -1:]
     return torch.searchsorted(sums, random, right=True).squeeze(1)
 
 
-def _forbid(scores: torch.Tensor, value: float = -torch.inf) -> torch.Tensor:
+def forbid(scores: torch.Tensor, value: float = -torch.inf) -> torch.Tensor:
     """Set what is never chosen to `value`, in place, in scores (B, V) of words."""
     for token in _NEVER:  # as one index, they would first have to be copied to the device
         scores[:, token] = value
@@ -201,7 +201,7 @@ def _sample(decoder: Decoder, grid: torch.Tensor, options: SearchOptions, indice
     for t in range(options.max_length + 1):
         logits, state, alphas = decoder.step(tokens, state)
         log_probs = logits.float().log_softmax(dim=1)
-        allowed = _forbid(log_probs.clone())
+        allowed = forbid(log_probs.clone())
         if t == options.max_length:  # all but <eos>
             allowed[:, :EOS] = allowed[:, EOS + 1 :] = -torch.inf
         allowed = cut_tail(_temper(allowed, options.temperature), options.top_k, options.top_p)

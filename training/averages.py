@@ -20,13 +20,16 @@ class Averages:
         self.sums = torch.tensor(sums or [0.0] * len(self.names), dtype=torch.float64, device=compute.device)
 
     def add(self, sums: Mapping[str, torch.Tensor]) -> None:
-        self.sums += torch.stack([sums[name].double() for name in self.names])
+        self.sums += self.stacked(sums)
 
     def add_step(self, sums: Mapping[str, torch.Tensor], is_finite: torch.Tensor) -> None:
         """Add the sums of a training step; if it was not finite, only count it."""
-        zero = torch.zeros((), dtype=torch.float64, device=self.compute.device)
-        self.add({name: torch.where(is_finite, sums[name].double(), zero) for name in self.names})
+        self.sums += torch.where(is_finite, self.stacked(sums), 0.0)
         self.num_skipped += ~is_finite
+
+    def stacked(self, sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The sums in the order of `names`, in float64."""
+        return torch.stack([sums[name].double() for name in self.names])
 
     @property
     def skipped(self) -> int:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from data.packing import PackedCaptions
 from models.decoder import Decoder
 from models.history import History, can_look, to_go_on_with
-from models.search import choosable, draw
+from models.search import choosable, draw, forbid
 from models.state import rows_of
-from utils import EOS, SOS, UNK
+from utils import EOS, SOS
 
 _IMPOSSIBLE = -1e4  # the logit of probability 0; -inf would make 0 log 0 in the entropy NaN
 
@@ -89,8 +89,6 @@ def log_probabilities(
         Both (P,).
     """
     logits, _ = decoder(grid, captions)
-    logits = logits.float() / temperature
-    logits[:, :EOS] = logits[:, UNK] = _IMPOSSIBLE  # <pad>, <sos> and <unk>, as in `rollout`
-    log_probs = logits.log_softmax(dim=1)
+    log_probs = forbid(logits.float() / temperature, _IMPOSSIBLE).log_softmax(dim=1)  # as in `rollout`
     entropy = -(log_probs.exp() * log_probs).sum(dim=1)
     return log_probs.gather(1, captions.targets.unsqueeze(1)).squeeze(1), entropy

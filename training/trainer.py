@@ -91,9 +91,10 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
         self.is_finite = total.detach().isfinite() & norm.isfinite()
+        found_inf = (~self.is_finite).float()
         for optimizer in self.optimizers:
             # What torch's gradient scaler sets, too: a fused optimiser changes nothing where this is 1.
-            optimizer.found_inf = (~self.is_finite).float()  # type: ignore[attr-defined]
+            optimizer.found_inf = found_inf  # type: ignore[attr-defined]
             optimizer.step()
         for buffer, before in zip(buffers, buffers_before, strict=True):
             buffer.copy_(torch.where(self.is_finite, buffer, before))

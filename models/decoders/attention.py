@@ -95,10 +95,3 @@ class AttentionDecoder(AttendingDecoder):
             captions,
         )
         return self.to_logits(hiddens, contexts, embedded), alphas
-
-    @property
-    def critic_dim(self) -> int:
-        return self.gate.out_features
-
-    def critic_input(self, state: DecoderState) -> torch.Tensor:
-        return state.sequence.hidden

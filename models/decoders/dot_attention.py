@@ -9,7 +9,7 @@ from config import DecoderConfig
 from data.packing import PackedCaptions
 from models.attending import AttendingDecoder, Parts
 from models.attention import DotAttention
-from models.lstm import PackedLSTM
+from models.lstm import LSTMSequence, PackedLSTM
 from models.state import DecoderState
 
 
@@ -17,11 +17,6 @@ class DotAttentionImage(NamedTuple):
     keys: torch.Tensor  # (N, heads, A / heads, L)
     values: torch.Tensor  # (N, heads, L, H / heads)
     inputs: torch.Tensor  # (N, E), what the image adds to each word that the LSTM reads
-
-
-class DotAttentionSequence(NamedTuple):
-    hidden: torch.Tensor  # (B, layers, H)
-    memory: torch.Tensor  # (B, layers, H), the LSTM's cell state
 
 
 class DotAttentionDecoder(AttendingDecoder):
@@ -57,7 +52,7 @@ class DotAttentionDecoder(AttendingDecoder):
         shape = self.lstm.num_layers, self.lstm.hidden_size
         hidden, memory = (x.unflatten(1, shape) for x in self.first_state(mean))
         image = DotAttentionImage(*self.attention.start(cells), self.from_image(mean))
-        return DecoderState.first(image, DotAttentionSequence(hidden, memory))
+        return DecoderState.first(image, LSTMSequence(hidden, memory))
 
     def step(self, tokens: torch.Tensor, state: DecoderState):
         embedded = self.embed(tokens)
@@ -67,7 +62,7 @@ class DotAttentionDecoder(AttendingDecoder):
         last = hidden[:, -1]
         contexts, alphas = self.attention(keys, values, last.unflatten(0, (len(keys), -1)))
         logits = self.to_logits(last, self.gated(last, contexts.flatten(0, 1)), embedded)
-        return logits, state.with_sequence(DotAttentionSequence(hidden, memory)), alphas.flatten(0, 1)
+        return logits, state.with_sequence(LSTMSequence(hidden, memory)), alphas.flatten(0, 1)
 
     def forward(self, grid: torch.Tensor, captions: PackedCaptions):
         state = self.start(grid)
@@ -82,10 +77,3 @@ class DotAttentionDecoder(AttendingDecoder):
     def gated(self, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """The context (B, H), each number times a gate that depends on the state (B, H)."""
         return torch.sigmoid(self.gate(hidden)) * context
-
-    @property
-    def critic_dim(self) -> int:
-        return self.lstm.num_layers * self.lstm.hidden_size
-
-    def critic_input(self, state: DecoderState) -> torch.Tensor:
-        return state.sequence.hidden.flatten(1)

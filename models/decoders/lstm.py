@@ -9,18 +9,13 @@ from torch import nn
 from config import DecoderConfig
 from data.packing import PackedCaptions
 from models.decoder import Decoder, WordOutput
-from models.diagram import EXAMPLE, FROM_GRID, Arrow, Box, Diagram, Note
-from models.lstm import PackedLSTM
+from models.diagram import EXAMPLE, FROM_GRID, Arrow, Box, Diagram, Note, state_text
+from models.lstm import LSTMSequence, PackedLSTM
 from models.state import DecoderState
 
 
 class NoImage(NamedTuple):
     """No tensors: after its first input, the image, the LSTM has only its state."""
-
-
-class LSTMSequence(NamedTuple):
-    hidden: torch.Tensor  # (B, layers, H)
-    memory: torch.Tensor  # (B, layers, H), the LSTM's cell state
 
 
 class LSTMDecoder(Decoder):
@@ -62,8 +57,6 @@ class LSTMDecoder(Decoder):
         """The image and four steps side by side; the parts of the model on the right."""
         vocab_size = self.output.vocab_size
         tied = "tied" if config.tie_embeddings else ""
-        layers, size = config.layers, config.hidden_dim
-        state = f"{layers} layers of {size}" if layers > 1 else f"a state of {size}"
         one_hot = config.embeddings == "one_hot"
         embedded = (
             f"one-hot: {vocab_size:,} numbers" if one_hot else f"embedded in {config.embed_dim} numbers"
@@ -73,7 +66,7 @@ class LSTMDecoder(Decoder):
         boxes = [
             image,
             Box(157, 40, 37, 14, "word scores", f"{vocab_size:,} logits", ("output",), tied),
-            Box(157, 23, 37, 14, "LSTM", state, ("lstm",)),
+            Box(157, 23, 37, 14, "LSTM", state_text(config.layers, config.hidden_dim), ("lstm",)),
             Box(157, 6, 37, 14, "words", embedded, ("embedding",)),
         ]
         lstms = [Box(x, 26.5, 19, 7, "LSTM", modules=("lstm",), count=False) for x in (12, 47, 74, 101, 128)]
