@@ -5,10 +5,11 @@ values from YAML files and the command line.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from config_search import SearchConfig
 from config_types import Count, Dim, Few, NameOrPath, Section, UserPath
 
 
@@ -65,12 +66,18 @@ class DataConfig(Section):
 
 
 class EncoderConfig(Section):
-    name: str = Field("resnet50", description="torchvision classification model")
-    weights: NameOrPath = Field(
-        "IMAGENET1K_V2", description="torchvision weight name, path of a state dict, or none (random)"
+    name: str = Field(
+        "resnet50", description="classification model of torchvision, or timm/NAME for one of timm"
     )
-    layer: str = Field(
-        "last", description="stage whose output is the grid, such as layer3; last: the last possible one"
+    weights: NameOrPath = Field(
+        "IMAGENET1K_V2",
+        description="the library's name of weights (DEFAULT: its choice), path of a state dict, or none "
+        "(random)",
+    )
+    layer: str | list[str] = Field(
+        "last",
+        description="stage whose output is the grid, such as layer3, or several: [layer3,layer4]; last: the "
+        "last possible one",
     )
     grid: int | None = Field(None, ge=1, le=1024, description="resample the grid to this many cells per side")
     image_size: int | None = Field(
@@ -79,6 +86,19 @@ class EncoderConfig(Section):
     fine_tune: str = Field(
         "none", description="none (frozen), all, or the first stage to train, such as layer4"
     )
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def one_or_several(cls, layer):
+        stages = layer if isinstance(layer, list) else [layer]
+        if not stages or not all(isinstance(stage, str) and stage for stage in stages):
+            raise ValueError("it must be a stage, or a list of stages")
+        return stages[0] if len(stages) == 1 else stages
+
+    @property
+    def layers(self) -> list[str]:
+        """The stages whose outputs are the grid."""
+        return [self.layer] if isinstance(self.layer, str) else self.layer
 
 
 class FeaturesConfig(Section):
@@ -90,20 +110,26 @@ class FeaturesConfig(Section):
 
 
 class DecoderConfig(Section):
-    kind: str = Field("attention", description="attention, or lstm (no attention)")
+    kind: str = Field("attention", description="attention, lstm (no attention), or transformer")
     attention: Literal["additive", "dot"] = Field(
         "additive",
         description="kind=attention: additive (Show, Attend and Tell), or dot (multi-head, faster)",
     )
-    heads: int = Field(8, ge=1, le=1024, description="attention=dot: heads, each with its own weights")
+    heads: int = Field(
+        8, ge=1, le=1024, description="attention=dot, transformer: heads, each with its own weights"
+    )
     embeddings: NameOrPath = Field(
         "learned", description="learned, one_hot, or a text file of GloVe or word2vec vectors"
     )
     freeze_embeddings: bool = Field(False, description="do not train embeddings from a file")
     embed_dim: Dim = Field(512, description="size of a word embedding (not used with one_hot)")
-    hidden_dim: Dim = Field(512, description="size of the LSTM state")
+    hidden_dim: Dim = Field(512, description="size of the LSTM state, or of the transformer's layers")
+    feedforward_dim: Dim = Field(1024, description="transformer, refine: size inside each layer")
     attention_dim: Dim = Field(512, description="size of the keys and queries of attention")
-    layers: int = Field(1, ge=1, le=8, description="number of LSTM layers (attention: one)")
+    layers: int = Field(1, ge=1, le=8, description="layers of the LSTM or transformer (additive: one)")
+    refine: int = Field(
+        0, ge=0, le=8, description="attention, transformer: layers of self-attention over the cells"
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout on attended features, embeddings and output")
     word_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of the decoder's input words that are dropped in training"
@@ -114,6 +140,13 @@ class DecoderConfig(Section):
     def name(self) -> str:
         """The name of the decoder in models/decoders/."""
         return "dot_attention" if (self.kind, self.attention) == ("attention", "dot") else self.kind
+
+    @property
+    def divided(self) -> list[str]:
+        """The sizes that are divided among the heads."""
+        if self.name == "dot_attention":
+            return ["hidden_dim", "attention_dim"]
+        return ["hidden_dim"] if self.name == "transformer" or self.refine else []
 
     @property
     def vectors(self) -> Path | None:
@@ -181,21 +214,6 @@ class RLConfig(Section):
     critic_lr: float = Field(1e-3, gt=0, description="actor_critic: peak learning rate of the critic")
 
 
-class SearchConfig(Section):
-    beam: Few = Field(5, description="beam width; 1 is greedy")
-    max_length: Few = Field(30, description="longest caption in words")
-    length_penalty: float = Field(
-        0.7,
-        ge=0,
-        description="beams are ranked by log-probability / length^penalty; 0 favours short captions",
-    )
-    temperature: float = Field(0.0, ge=0, description="0: beam search; above 0: sampling temperature")
-    top_k: int = Field(0, ge=0, le=10**9, description="sampling: only the k most likely words; 0: all words")
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="sampling: only the most likely words with this total probability"
-    )
-
-
 class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
@@ -205,6 +223,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     rl: RLConfig = RLConfig()
     search: SearchConfig = SearchConfig()
+    phases: dict[str, dict[str, dict[str, Any]]] = Field(
+        {}, description="name -> section -> key -> value: what changes in each phase of a training"
+    )
 
     @model_validator(mode="after")
     def consistent(self) -> "Config":
@@ -214,13 +235,9 @@ class Config(Section):
                 "decoder.tie_embeddings=false"
             )
         decoder = self.decoder
-        if decoder.name == "dot_attention" and (
-            decoder.hidden_dim % decoder.heads or decoder.attention_dim % decoder.heads
-        ):
-            raise ValueError(
-                f"decoder.heads={decoder.heads}: it must divide decoder.hidden_dim={decoder.hidden_dim} and "
-                f"decoder.attention_dim={decoder.attention_dim}"
-            )
+        for name in decoder.divided:
+            if (size := getattr(decoder, name)) % decoder.heads:
+                raise ValueError(f"decoder.heads={decoder.heads}: it must divide decoder.{name}={size}")
         if self.decoder.freeze_embeddings and not self.decoder.vectors:
             raise ValueError(
                 f"decoder.freeze_embeddings: {self.decoder.embeddings} embeddings cannot be frozen; set "

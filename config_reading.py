@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,8 +62,9 @@ def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the 
             raise UserError(
                 f"{override!r} is not an override; write section.key=value, such as train.epochs=20"
             )
+        place, name = _place(values, section, name)
         try:
-            values.setdefault(section, {})[name] = text if _is_text(key, text) else read_yaml(text)
+            place[name] = text if _is_text(key, text) else read_yaml(text)
         except ValueError:
             raise UserError(f"{override!r}: the value is not valid YAML; put it in quotes") from None
     try:
@@ -71,12 +73,23 @@ def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the 
         raise UserError(f"{source}: {_explain(error.errors(include_url=False)[0])}") from None
 
 
+def _place(values: dict, section: str, name: str) -> tuple[dict, str]:
+    """The dictionary that an override changes, and the key in it; `name` may be `PHASE.section.key`."""
+    place = values.setdefault(section, {})
+    if section == "phases":
+        *path, name = name.split(".")
+        for part in path:
+            place[part] = dict(place.get(part) or {})
+            place = place[part]
+    return place, name
+
+
 def _is_text(key: str, text: str) -> bool:
     """Whether the value of an override is a name or a path as it stands, although YAML reads it differently.
 
     To YAML, 1.50 is 1.5, `on` is true, and in `a #b` a comment begins.
     """
-    field = all_keys().get(key)
+    field = all_keys().get(".".join(key.split(".")[-2:]))
     if field is None or field.annotation not in (str, Path, UserPath | None):
         return False
     return bool(text) and text[0] not in "'\"" and text not in ("null", "~")
@@ -94,7 +107,7 @@ def _explain(problem: ErrorDetails) -> str:
             f"; did you mean {near[0]!r}?" if near else "; see --help"
         )
     message = problem["msg"].removeprefix("Value error, ").removesuffix(f" for {Path}")
-    if not path:
+    if len(path) < 2 and problem["type"] == "value_error":  # of several keys, which the message names
         return message
     field = all_keys().get(key)
     about = f" ({field.description})" if field else ""
@@ -110,10 +123,11 @@ def _shown(value: object) -> str:
 
 
 def all_keys() -> dict[str, FieldInfo]:
-    """`section.key` -> field, for all keys."""
+    """`section.key` -> field, for all keys but those of `phases`."""
     return {
         f"{section}.{name}": field
         for section, info in Config.model_fields.items()
+        if section != "phases"
         for name, field in cast(type[Section], info.annotation).model_fields.items()
     }
 
@@ -147,3 +161,20 @@ def config_parser(description: str, sections: Sequence[str]) -> argparse.Argumen
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
     return parser
+
+
+def repeat_checkpoint(arguments: Sequence[str]) -> list[str]:
+    """`--checkpoint a.pth b.pth` as `--checkpoint a.pth --checkpoint b.pth`.
+
+    To argparse, everything after `--checkpoint` would be one, images and overrides included.
+    """
+    found: list[str] = []
+    in_list = follows = False
+    for argument in arguments:
+        if in_list and not follows:
+            in_list = argument.endswith(".pth") or os.path.isfile(os.path.join(argument, "best.pth"))
+            found += ["--checkpoint"] * in_list
+        found.append(argument)
+        follows = argument == "--checkpoint"
+        in_list = in_list or follows or argument.startswith("--checkpoint=")
+    return found

@@ -56,6 +56,16 @@ class PackedCaptions:
         shape = self.num_images * self.largest, *rows.shape[1:]
         return rows.new_zeros(shape).index_copy(0, self.places, rows).unflatten(0, (-1, self.largest))
 
+    def by_caption(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (P, ...) -> (M, T, ...), with zeros after the rows of a caption that is shorter."""
+        shape = self.num_captions * len(self.active), *rows.shape[1:]
+        places = self.captions * len(self.active) + self.steps
+        return rows.new_zeros(shape).index_copy(0, places, rows).unflatten(0, (-1, len(self.active)))
+
+    def by_token(self, grouped: torch.Tensor) -> torch.Tensor:
+        """(M, T, ...) -> rows (P, ...); the reverse of `by_caption`."""
+        return grouped.flatten(0, 1).index_select(0, self.captions * len(self.active) + self.steps)
+
     def by_row(self, grouped: torch.Tensor) -> torch.Tensor:
         """(N, Q, ...) -> rows (P, ...); the reverse of `by_image`."""
         return grouped.flatten(0, 1).index_select(0, self.places)

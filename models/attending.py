@@ -9,6 +9,7 @@ from config import DecoderConfig
 from models.decoder import Decoder, WordOutput
 from models.diagram import EXAMPLE, FROM_GRID, NEXT_WORD, Arrow, Box, Diagram, Note, state_text
 from models.state import DecoderState
+from models.transformer import refinement
 
 
 class Parts(NamedTuple):
@@ -36,6 +37,9 @@ class AttendingDecoder(Decoder):
         super().__init__(grid_dim, vocab_size, config)
         embed_dim, hidden_dim = self.embedding.embedding_dim, config.hidden_dim
         self.cells = nn.Sequential(nn.Linear(grid_dim, hidden_dim), nn.LayerNorm(hidden_dim))
+        self.refine = refinement(
+            hidden_dim, config.refine, config.heads, config.feedforward_dim, config.dropout
+        )
         self.init = nn.Linear(hidden_dim, 2 * config.layers * hidden_dim)
         self.attention = self.make_attention(config)
         self.gate = nn.Linear(hidden_dim, hidden_dim)
@@ -50,6 +54,10 @@ class AttendingDecoder(Decoder):
     def add_lstm(self, config: DecoderConfig) -> None:
         """Create the layers of the LSTM."""
         raise NotImplementedError
+
+    def read_grid(self, grid: torch.Tensor) -> torch.Tensor:
+        """The grid (N, L, C) -> the cells that attention reads (N, L, H)."""
+        return self.refine(self.dropout(self.cells(grid)))
 
     def first_state(self, mean: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The mean cell (N, H) -> hidden state and memory, (N, layers H) each."""
@@ -71,7 +79,10 @@ class AttendingDecoder(Decoder):
         """The cells on the left; one step of attention, LSTM and output on the right."""
         tied = "tied" if config.tie_embeddings else ""
         parts = self.parts
-        cells = Box(7, 38, 37, 14, "cells", f"each projected to {config.hidden_dim}", parts.cells)
+        text = f"each projected to {config.hidden_dim}"
+        if config.refine:
+            text = f"{config.hidden_dim} each, refined"
+        cells = Box(7, 38, 37, 14, "cells", text, (*parts.cells, "refine"))
         init = Box(7, 20, 37, 14, "first state", "from the cells’ mean", parts.init)
         weights = f"{num_cells} weights α, one per cell"
         attention = Box(68, 38, 38, 14, parts.name, weights, parts.attention)

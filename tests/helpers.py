@@ -72,7 +72,14 @@ def tiny(dataset: Path, **sections) -> Config:
 
 def small_decoder(kind: str, grid_dim: int = 6, vocab_size: int = 11, **config) -> Decoder:
     """A decoder of `kind` with random weights, in evaluation mode."""
-    sizes = {"embed_dim": 8, "hidden_dim": 10, "attention_dim": 6, "heads": 2, "dropout": 0.5}
+    sizes = {
+        "embed_dim": 8,
+        "hidden_dim": 10,
+        "attention_dim": 6,
+        "heads": 2,
+        "feedforward_dim": 12,
+        "dropout": 0.5,
+    }
     return DECODERS[kind](grid_dim, vocab_size, DecoderConfig(**{**sizes, **config})).eval()
 
 

@@ -22,6 +22,9 @@ DECODERS = {
     "dot_attention": {"attention": "dot", "layers": 2},
     "untied": {"tie_embeddings": False},
     "lstm": {"kind": "lstm", "layers": 2},
+    "transformer": {"kind": "transformer", "heads": 2, "layers": 2},
+    "refined transformer": {"kind": "transformer", "heads": 2, "refine": 1, "feedforward_dim": 16},
+    "refined attention": {"heads": 2, "refine": 1, "feedforward_dim": 16},
     "one_hot lstm": {"kind": "lstm", "embeddings": "one_hot", "tie_embeddings": False},
 }
 

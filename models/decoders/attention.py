@@ -60,7 +60,7 @@ class AttentionDecoder(AttendingDecoder):
         self.from_hidden = nn.Linear(hidden_dim, 4 * hidden_dim, bias=False)
 
     def start(self, grid: torch.Tensor) -> DecoderState:
-        cells = self.dropout(self.cells(grid))
+        cells = self.read_grid(grid)
         keys = self.attention.key(cells)
         hidden, memory = self.first_state(cells.mean(dim=1))
         image = AttentionImage(cells.to(keys.dtype), keys)  # under autocast, a layer norm returns float32

@@ -47,7 +47,7 @@ class DotAttentionDecoder(AttendingDecoder):
         self.lstm = PackedLSTM(embed_dim, config.hidden_dim, config.layers, config.dropout)
 
     def start(self, grid: torch.Tensor) -> DecoderState:
-        cells = self.dropout(self.cells(grid))
+        cells = self.read_grid(grid)
         mean = cells.mean(dim=1)
         shape = self.lstm.num_layers, self.lstm.hidden_size
         hidden, memory = (x.unflatten(1, shape) for x in self.first_state(mean))
