@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, isfinite, sqrt
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from config import EncoderConfig
+from data.timm_names import find_timm_model, is_timm
 from utils import UserError, did_you_mean
 
 # Pixels. A larger image is reduced by a whole factor to no more than this, so that an RGB copy of it takes a
@@ -34,6 +35,7 @@ _TURNS: dict[int | None, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pillow warns of large images and of odd details in files. Users can do nothing about either.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -49,6 +51,7 @@ class ImageTransform:
     size: int  # pixels per side
     mean: tuple[float, ...]  # per channel, of values in [0, 1]
     std: tuple[float, ...]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """RGB image -> (3, size, size) float32."""
@@ -56,18 +59,22 @@ class ImageTransform:
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """RGB image -> (3, size, size) uint8, a quarter of the bytes to send between processes."""
-        return pil_to_tensor(image.resize((self.size, self.size), Image.Resampling.BICUBIC))
+        return pil_to_tensor(image.resize((self.size, self.size), _RESAMPLING[self.interpolation]))
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(..., 3, size, size) uint8 -> float32, on the device of the pixels."""
         return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), self.mean, self.std)
 
     def as_dict(self) -> dict:
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        if self.interpolation == "bicubic":  # of which older checkpoints and feature caches say nothing
+            del values["interpolation"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict) -> "ImageTransform":
-        return cls(values["size"], tuple(values["mean"]), tuple(values["std"]))
+        interpolation = values.get("interpolation", "bicubic")
+        return cls(values["size"], tuple(values["mean"]), tuple(values["std"]), interpolation)
 
 
 def augment(image: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
@@ -88,14 +95,19 @@ def augment(image: Image.Image, kinds: Sequence[str], seed: int) -> Image.Image:
 
 
 def transform_for(encoder: EncoderConfig) -> ImageTransform:
-    """The mean, standard deviation and size of torchvision's weights; encoder.image_size overrides the size.
+    """The transform that the encoder's weights were trained with; encoder.image_size overrides the size.
 
-    For weights from a file, or none, they are those of the model's default weights.
-    Raises UserError if torchvision has no classification model of that name.
+    For weights from a file, or none, it is that of the model's default weights. Of timm's settings, the crop
+    is not used, and of torchvision's, neither the crop nor the interpolation.
+    Raises UserError if there is no model of that name.
     """
+    if is_timm(encoder.name):
+        config = find_timm_model(encoder).config
+        size = encoder.image_size or config.input_size[-1]
+        return ImageTransform(size, tuple(config.mean), tuple(config.std), config.interpolation)
     models = list_models(module=torchvision.models)
     if encoder.name not in models:
-        hint = did_you_mean(encoder.name, models) or "; try resnet50"
+        hint = did_you_mean(encoder.name, models) or "; try resnet50, or timm/NAME for a model of timm"
         raise UserError(f"encoder.name={encoder.name}: torchvision has no such classification model{hint}")
     weights = get_model_weights(encoder.name)
     known = encoder.weights in weights.__members__

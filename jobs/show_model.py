@@ -68,10 +68,12 @@ def _table(summary: Summary, config: Config) -> str:
     widths[0] = max(len(line[0]) for line in lines if len(line) > 1)
     text = ["  ".join(_pad(cell, i, widths[i]) for i, cell in enumerate(line)).rstrip() for line in lines]
     frozen = summary.parameters - summary.trained
+    cells, channels = summary.grid
     return "\n".join(
         [
             *text,
             "",
+            f"grid: {cells:,} cells of {channels:,} channels, from {', '.join(config.encoder.layers)}",
             f"{summary.parameters:,} parameters: {summary.trained:,} trained, {frozen:,} frozen",
             f"{short(summary.per_image)} multiply-adds per image and {short(summary.per_word)} per word "
             "(convolutions and matrix products; a beam of K computes K words per step)",

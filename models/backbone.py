@@ -1,71 +1,33 @@
-"""torchvision's classification models as backbones: built by name, traced (torch.fx), cut after a stage."""
+"""A classification model as a backbone: traced (torch.fx) and cut after the stages that are its output."""
 
-import inspect
-import math
-import os
-import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Literal, NamedTuple
-from urllib.error import URLError
+from typing import NamedTuple
 
 import torch
-import torchvision
 from torch import fx, nn
-from torchvision.models import get_model, get_model_weights
 from torchvision.models.feature_extraction import NodePathTracer
 
 from compute import is_out_of_memory
 from config import EncoderConfig
 from data.transforms import transform_for
+from models.grid import grid_of
 from utils import UserError
 
-# What torchvision calls the layers after the grid, in every model that has them as layers.
-_HEAD = ("avgpool", "classifier", "fc", "head", "heads")
-# Layers that stay whole in the graph, besides those of torch.nn. Sequences of layers, such as the
-# Conv2dNormActivation of a MobileNet, are opened, so that their batch norms can be folded.
-_LEAVES = [
-    layer
-    for _, layer in inspect.getmembers(torchvision.ops, inspect.isclass)
-    if not issubclass(layer, nn.Sequential)
-]
-_NAME = "torchvision's name"  # key in the `meta` of a graph's nodes
+_NEARLY_ALL = 0.75  # share of the layers
+_NAME = "name of the layer"  # key in the `meta` of a graph's nodes
 
 
-class Grid(NamedTuple):
-    """A square grid of cells in the output of a layer."""
+class Network(NamedTuple):
+    """A classification model as its library builds it, and what the library knows about it."""
 
-    layout: Literal["channels first", "channels last", "tokens"]  # (C, H, W), (H, W, C), (L, C) or (1 + L, C)
-    channels: int
-    side: int  # cells a side: H = W = side, L = side * side
-
-
-def grid_of(shape: Sequence[int]) -> Grid | None:
-    """The grid in the shape of a layer's output for one image, without the batch; None if it is not square.
-
-    A cube, with as many channels as cells a side, is read as channels first. Tokens may have one more than
-    a square number: the class token, which is no cell.
-    """
-    if len(shape) == 2:
-        side = math.isqrt(shape[0])
-        return Grid("tokens", shape[1], side) if shape[0] - side * side in (0, 1) else None
-    if len(shape) == 3 and shape[1] == shape[2]:
-        return Grid("channels first", shape[0], shape[1])
-    if len(shape) == 3 and shape[0] == shape[1]:
-        return Grid("channels last", shape[2], shape[0])
-    return None
-
-
-def as_map(x: torch.Tensor) -> torch.Tensor:
-    """The output of a backbone, in any layout of `Grid`, as a map (N, C, H, W)."""
-    grid = grid_of(x.shape[1:])
-    assert grid is not None  # `cut` has checked it
-    if grid.layout == "channels first":
-        return x
-    if grid.layout == "tokens":
-        x = x[:, x.shape[1] - grid.side**2 :].unflatten(1, (grid.side, grid.side))
-    return x.permute(0, 3, 1, 2)
+    model: nn.Module
+    tracer: NodePathTracer
+    head: Sequence[str]  # names of the layers after the grid
+    prefix_tokens: int  # of a transformer, before the tokens of the cells: class token, registers
+    is_named: bool  # whether its weights are those that the library gives back by their name
+    file: Path | None = None  # of weights to load into what is left after the cut
 
 
 def belongs_to(name: str, part: str) -> bool:
@@ -78,73 +40,42 @@ def is_constant(name: str) -> bool:
     return "_tensor_constant" in name
 
 
-def build(config: EncoderConfig, weights: str, size: int) -> nn.Module:
-    """torchvision's model for images of `size` pixels a side.
+def cut(network: Network, config: EncoderConfig, image: torch.Tensor) -> fx.GraphModule:
+    """The network up to the last of the stages `config.layers`; it returns the output of each, as a tuple.
 
-    It has `weights` if that is a name of torchvision's, else random weights.
-
-    Raises:
-        UserError: `weights` is neither `none`, a name nor a file; the download fails; the model does not
-            take images of this size.
-    """
-    names = get_model_weights(config.name).__members__
-    if weights != "none" and weights not in names and not os.path.isfile(weights):
-        raise UserError(
-            f"encoder.weights={weights}: torchvision has no such weights for {config.name} (it has "
-            f"{', '.join(names)} and DEFAULT), and there is no file at {Path(weights).absolute()}"
-        )
-    # A vision transformer has a position embedding for each cell, so its images have one size.
-    sized = {"image_size": size} if config.name.startswith("vit") else {}
-    try:
-        with warnings.catch_warnings():  # Inception announces that its initialisation may change
-            warnings.simplefilter("ignore", FutureWarning)
-            model = get_model(config.name, weights=names.get(weights), progress=True, **sized)
-    except (ValueError, AssertionError):
-        raise _wrong_size(config, size) from None
-    except (URLError, OSError, RuntimeError, EOFError, UnpicklingError) as error:  # the file may be damaged
-        if weights not in names or is_out_of_memory(error):
-            raise
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise UserError(
-            f"the weights of {config.name} could not be downloaded or read ({error}); fetch "
-            f"{names[weights].url} with a browser and put the file into {folder}, or set encoder.weights to "
-            "its path"
-        ) from None
-    if hasattr(model, "transform_input"):
-        # Inception and GoogLeNet were trained with other means and deviations than their transforms use.
-        # The model itself converts them, but torchvision switches that on for its own weights only.
-        model.transform_input = True
-    return model
-
-
-def cut(model: nn.Module, config: EncoderConfig, image: torch.Tensor) -> fx.GraphModule:
-    """The model up to the output of the stage `config.layer`, or up to its last grid.
+    The outputs come in the order in which the stages run. The stage `last` is the last layer that returns a
+    grid.
 
     Raises:
-        UserError: no such stage, its output is no grid, or the model does not take images (1, 3, H, W) of
-            this size.
+        UserError: no such stage, its output is no grid, or the network cannot be traced or does not take
+            images (1, 3, H, W) of this size.
     """
-    traced, nodes = _trace(model)
-    stages = stage_names(list(nodes)[1:])
-    if config.layer != "last" and not any(belongs_to(name, config.layer) for name in nodes):
-        raise no_such_stage("encoder.layer", config.layer, stages)
+    traced, nodes = _trace(network, config)
+    names = list(nodes)
+    stages = stage_names(names[1:])
+    for layer in config.layers:
+        if layer != "last" and not any(belongs_to(name, layer) for name in names):
+            raise no_such_stage("encoder.layer", layer, stages)
     try:
         # `forward`, because a GraphModule that is called prints a traceback when it fails.
         with torch.no_grad():
-            if config.layer == "last":
-                end = _last_grid(traced.forward(image))
-            else:
-                end = [name for name in nodes if belongs_to(name, config.layer)][-1]
-            backbone = _cut_after(traced, nodes[end])
-            x = backbone.forward(image)
-    except RuntimeError as error:  # nothing is left of a small image before the last layers
+            last = _last_grid(traced.forward(image), network) if "last" in config.layers else ""
+            ends = {
+                layer: last if layer == "last" else [name for name in names if belongs_to(name, layer)][-1]
+                for layer in sorted(config.layers)
+            }
+            layers = sorted(ends, key=lambda layer: names.index(ends[layer]))
+            backbone = _cut_after(network, traced, [nodes[ends[layer]] for layer in layers])
+            outputs = backbone.forward(image)
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         if is_out_of_memory(error):
             raise
-        raise _wrong_size(config, image.shape[2]) from None
-    if not isinstance(x, torch.Tensor) or not grid_of(x.shape[1:]):
-        raise UserError(
-            f"encoder.layer={config.layer}: its output is no grid of cells; take one of {', '.join(stages)}"
-        )
+        raise wrong_size(config, image.shape[2]) from None  # nothing is left of a small image, for example
+    for layer, x in zip(layers, outputs, strict=True):
+        if not isinstance(x, torch.Tensor) or not grid_of(x.shape[1:], network.prefix_tokens):
+            raise UserError(
+                f"encoder.layer={layer}: its output is no grid of cells; take one of {', '.join(stages)}"
+            )
     return backbone
 
 
@@ -173,12 +104,19 @@ def stage_shapes(
 
 
 def stage_names(layers: Sequence[str]) -> list[str]:
-    """The model's outermost parts, in the order they run; containers of nearly everything are opened."""
-    for depth in range(1, 4):
-        stages = list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in layers))
-        if len(stages) >= 4:
-            break
-    return stages
+    """The model's outermost parts, in the order they run.
+
+    The largest is opened if it has nearly all layers, or if there are fewer than four.
+    """
+    stages = {layer: layer.split(".")[0] for layer in layers}
+    while True:
+        stage, count = Counter(stages.values()).most_common(1)[0]
+        inside = [layer for layer in layers if belongs_to(layer, stage) and layer != stage]
+        found = list(dict.fromkeys(stages.values()))
+        if not inside or (count <= _NEARLY_ALL * len(layers) and len(found) >= 4):
+            return found
+        depth = stage.count(".") + 2
+        stages |= {layer: ".".join(layer.split(".")[:depth]) for layer in inside}
 
 
 def no_such_stage(key: str, stage: str, stages: Sequence[str]) -> UserError:
@@ -187,40 +125,49 @@ def no_such_stage(key: str, stage: str, stages: Sequence[str]) -> UserError:
     )
 
 
-def _wrong_size(config: EncoderConfig, size: int) -> UserError:
+def wrong_size(config: EncoderConfig, size: int) -> UserError:
     own = transform_for(config.model_copy(update={"image_size": None})).size
     return UserError(
         f"encoder.image_size={size}: {config.name} takes no images of this size; its own is {own}"
     )
 
 
-def _trace(model: nn.Module) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
+def _trace(network: Network, config: EncoderConfig) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
     """The model as a graph that returns {name: output} of every node, and its nodes by name, the input first.
 
     The graph is that of evaluation. Its layers still behave as in training when they are in training mode,
-    but what torchvision has for training alone (Inception's second classifier) is left out.
+    but what a model has for training alone (Inception's second classifier) is left out.
     """
-    tracer = NodePathTracer(autowrap_modules=(math, torchvision.ops), leaf_modules=_LEAVES)
-    traced = fx.GraphModule(model, tracer.trace(model.eval()))
-    nodes = {name: node for node, name in tracer.node_to_qualname.items() if not is_constant(name)}
+    try:
+        graph = network.tracer.trace(network.model.eval())
+    except Exception as error:  # whatever the model's code does with a number that is not there yet
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"encoder.name={config.name}: torch.fx cannot trace this model ({reason}); take another one"
+        ) from None
+    traced = fx.GraphModule(network.model, graph)
+    nodes = {name: node for node, name in network.tracer.node_to_qualname.items() if not is_constant(name)}
     for name, node in nodes.items():
         node.meta[_NAME] = name
     _return(traced, nodes)
     return traced, nodes
 
 
-def _cut_after(traced: fx.GraphModule, end: fx.Node) -> fx.GraphModule:
-    """The graph up to the node `end`, with the layers that lead there."""
-    _return(traced, end)
+def _cut_after(network: Network, traced: fx.GraphModule, ends: Sequence[fx.Node]) -> fx.GraphModule:
+    """The graph up to the nodes `ends`, with the layers that lead there."""
+    _return(traced, tuple(ends))
     backbone = fx.GraphModule(traced, traced.graph)
-    for name, constant in list(backbone.named_buffers()):
-        if is_constant(name):  # part of the code, not of the state dict
-            delattr(backbone, name)
-            backbone.register_buffer(name, constant, persistent=False)
+    weights = network.model.state_dict().keys()
+    for name, buffer in list(backbone.named_buffers()):
+        if name not in weights:  # an index or a constant, part of the code
+            parent, _, attribute = name.rpartition(".")
+            module = backbone.get_submodule(parent)
+            delattr(module, attribute)
+            module.register_buffer(attribute, buffer, persistent=False)
     return backbone
 
 
-def _return(traced: fx.GraphModule, result: fx.Node | dict[str, fx.Node]) -> None:
+def _return(traced: fx.GraphModule, result: tuple[fx.Node, ...] | dict[str, fx.Node]) -> None:
     """Make this the result of the graph, and drop the nodes that do not lead there."""
     output = next(node for node in traced.graph.nodes if node.op == "output")
     output.args, output.type = (result,), None
@@ -228,13 +175,13 @@ def _return(traced: fx.GraphModule, result: fx.Node | dict[str, fx.Node]) -> Non
     traced.recompile()
 
 
-def _last_grid(outputs: dict[str, torch.Tensor]) -> str:
+def _last_grid(outputs: dict[str, torch.Tensor], network: Network) -> str:
     """The last node before the head whose output is a grid of several cells."""
     found = next(iter(outputs))  # the image itself
     for name, x in outputs.items():
-        if name.split(".")[0] in _HEAD:
+        if name.split(".")[0] in network.head:
             break
-        grid = grid_of(x.shape[1:]) if isinstance(x, torch.Tensor) else None
+        grid = grid_of(x.shape[1:], network.prefix_tokens) if isinstance(x, torch.Tensor) else None
         if grid and grid.side > 1:
             found = name
     return found

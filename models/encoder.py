@@ -1,32 +1,24 @@
 """EncoderCNN: a torchvision classification model without its classifier, as a grid of features."""
 
 import hashlib
-import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.fx.experimental.optimization import fuse
-from torchvision.models import get_model_weights
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from compute import require_memory
 from config import EncoderConfig
+from data.timm_names import is_timm
 from data.transforms import transform_for
-from models.backbone import (
-    as_map,
-    belongs_to,
-    build,
-    cut,
-    is_constant,
-    no_such_stage,
-    stage_names,
-    stage_shapes,
-)
-from models.tensors import UnreadableError, damage, misfit, read_tensors
-from utils import UserError
+from models import timm_models, torchvision_models
+from models.backbone import belongs_to, cut, is_constant, no_such_stage, stage_names, stage_shapes
+from models.folding import FoldedBatchNorms
+from models.grid import as_map, join
+from models.weights_file import load_weights
 
 # Lower bounds of what building an encoder takes. For one image, torchvision's models keep 60 (AlexNet) to
 # 3000 bytes for each pixel; the last map has 16 channels or more.
@@ -37,8 +29,12 @@ class EncoderCNN(nn.Module):
     """images (N, 3, H, W) -> grid (N, L, C), the L cells row by row.
 
     The backbone is torchvision's model, traced and cut after its last grid: the map of a convolution, or the
-    tokens of a transformer. Its state dict has torchvision's names. Frozen layers stay in evaluation mode, so
-    the statistics of their batch norms do not change.
+    tokens of a transformer. Its state dict has torchvision's names.
+
+    Frozen layers stay in evaluation mode. So do all batch norms of a network that was trained before, trained
+    further or not (`has_fixed_statistics`): they keep the mean and variance of the images that it was trained
+    with, as in object detection. A batch of other images would shift them, and with them all that the later
+    layers have learnt. Their weights and biases are trained like any others.
     """
 
     def __init__(self, config: EncoderConfig, weights: str | None = None):
@@ -61,16 +57,20 @@ class EncoderCNN(nn.Module):
         if config.grid:
             require_memory(_BYTES_PER_CELL * config.grid**2, f"encoder.grid={config.grid}", "lower it")
         image = torch.zeros(1, 3, size, size)
-        self.backbone = cut(build(config, weights, size), config, image)
+        library = timm_models if is_timm(config.name) else torchvision_models
+        network = library.build(config, weights, size)
+        self.prefix_tokens = network.prefix_tokens
+        self.backbone = cut(network, config, image)
         self.stages = stage_names([name for name, _ in self.layers()])
-        is_named = weights in get_model_weights(config.name).__members__
-        if weights != "none" and not is_named:
-            _load_weights(self.backbone, config.name, Path(weights))
-        # Of the weights that torchvision gives back by name; None for those of a file, and random ones.
-        self.named_digest = self.digest() if is_named else None
+        if network.file:
+            load_weights(self.backbone, config.name, network.file)
+        # Of weights that can be had again by their name; None for those of a file, and random ones.
+        self.named_digest = self.digest() if network.is_named else None
         self.trained = self.layers_from(config.fine_tune)
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(any(belongs_to(name, layer) for layer in self.trained))
+        # A network with random weights has no statistics yet: it learns them, or nothing normalises.
+        self.has_fixed_statistics = config.weights != "none"
         self.train()
         with torch.no_grad():
             self.num_cells, self.dim = self.eval()(image).shape[1:]
@@ -98,11 +98,13 @@ class EncoderCNN(nn.Module):
         return names[first[0] :]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.encode(self.backbone, images)
+        folds = self.training and self.trained and self.has_fixed_statistics
+        return self.encode(FoldedBatchNorms(self.backbone).run if folds else self.backbone, images)
 
-    def encode(self, backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def encode(self, backbone: Callable, images: torch.Tensor) -> torch.Tensor:
         """The grid (N, L, C) that `backbone` computes from the images (N, 3, H, W)."""
-        x = as_map(backbone(images.contiguous(memory_format=torch.channels_last)))
+        outputs = backbone(images.contiguous(memory_format=torch.channels_last))
+        x = join([as_map(output, self.prefix_tokens) for output in outputs])
         if self.config.grid:
             x = F.adaptive_avg_pool2d(x, self.config.grid)
         return x.flatten(2).transpose(1, 2)
@@ -130,12 +132,16 @@ class EncoderCNN(nn.Module):
         for name, is_layer in self.layers():
             if is_layer and name not in self.trained:
                 self.backbone.get_submodule(name).eval()
+        if self.has_fixed_statistics:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         return self
 
     def stage_shapes(self, size: int) -> dict[str, tuple[int, ...]]:
         """Stage -> shape of its output for one image of `size` pixels a side, without the batch.
 
-        models/backbone.py reads such a shape (`grid_of`).
+        models/grid.py reads such a shape (`grid_of`).
         """
         image = torch.zeros(1, 3, size, size, device=next(self.parameters()).device)
         return stage_shapes(self.backbone, self.stages, image)
@@ -147,38 +153,3 @@ class EncoderCNN(nn.Module):
             sha.update(key.encode())
             sha.update(value.detach().cpu().contiguous().numpy().tobytes())
         return sha.hexdigest()
-
-
-def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
-    """Fill the backbone from a file; raises UserError if the file holds the weights of another model."""
-    # The file also has the classifier, and the stages after the last one in use.
-    state, own = _read_state(path), backbone.state_dict()
-    if name.startswith("densenet"):  # torchvision's own files have the names of before 2018
-        state = {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key): value for key, value in state.items()}
-    state = {key: state[key] for key in own if key in state}
-    own = {key: own[key] for key in own if key in state or not key.endswith("num_batches_tracked")}
-    if reason := misfit(state, own):
-        raise UserError(
-            f"encoder.weights={path}: not weights of {name} ({reason}); set encoder.name to their model"
-        )
-    if reason := damage(state):
-        raise UserError(f"encoder.weights={path}: {reason}; download or export the file again")
-    backbone.load_state_dict(state, strict=False)
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file, without what training scripts wrap around it."""
-    try:
-        state = read_tensors(path)
-    except UnreadableError as error:
-        raise UserError(
-            f"encoder.weights={path}: not a file that torch.load reads with weights_only=True ({error})"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
-        raise UserError(f"encoder.weights={path}: not a state dict (names with tensors)")
-    return {key.removeprefix("module."): value for key, value in state.items()}

@@ -12,6 +12,7 @@ from models.checkpoint import CHECKPOINT_FORMAT, Checkpoint
 from models.decoder import Decoder
 from models.decoders import DECODERS
 from models.encoder import EncoderCNN
+from models.ensemble import Ensemble
 from models.search import Captions, SearchOptions, search
 from models.tensors import misfit
 from utils import UserError, look_up
@@ -39,6 +40,19 @@ class CaptionModel(nn.Module):
     ) -> Captions:
         """Captions of images or grids; see `search`."""
         return search(self.decoder, self.grid(images), options, indices)
+
+
+def caption(
+    models: Sequence[CaptionModel],
+    images: Sequence[torch.Tensor],
+    options: SearchOptions,
+    indices: Sequence[int] | None = None,
+) -> Captions:
+    """The captions of one model, or of several with averaged probabilities; each with its own `images`."""
+    if len(models) == 1:
+        return models[0].caption(images[0], options, indices)
+    grids = [model.grid(x) for model, x in zip(models, images, strict=True)]
+    return search(Ensemble([model.decoder for model in models]), grids, options, indices)
 
 
 @_explain_memory
@@ -79,7 +93,7 @@ def _build_decoder(config: Config, grid_dim: int, vocab_size: int) -> Decoder:
 def pack_model(model: CaptionModel, config: Config, words: list[str], transform: dict) -> dict:
     """Everything that captioning needs, as plain types and tensors.
 
-    The encoder is left out if its weights are those that torchvision gives back by their name.
+    The encoder is left out if its weights are those that its library gives back by their name.
     """
     digest, state = model.encoder.digest(), model.state_dict()
     if digest == model.encoder.named_digest:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.backbone import belongs_to, grid_of
+from models.backbone import belongs_to
+from models.grid import grid_of
 from models.model import CaptionModel
 from utils import SOS
 
@@ -33,6 +34,7 @@ class FeatureMap(NamedTuple):
     rows: list[Row]
     channels: int  # of the last one
     side: int  # cells per side
+    is_read: bool  # whether the grid is computed from one of them
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Summary:
     image_size: int  # pixels per side
     grid: tuple[int, int]  # L cells of C channels
     attends: bool  # whether the decoder returns attention weights
+    read_sides: Sequence[int]  # cells per side of the maps that the grid is computed from
+    prefix_tokens: int  # of a transformer, see `grid_of`
 
     @property
     def rows(self) -> list[Row]:
@@ -72,13 +76,14 @@ class Summary:
     def maps(self) -> list[FeatureMap]:
         """The rows of the encoder, grouped by resolution."""
         maps: dict[int, FeatureMap] = {}
+        read = {_halvings(side) for side in self.read_sides}
         for row in self.encoder:
-            grid = grid_of(row.shape)
+            grid = grid_of(row.shape, self.prefix_tokens)
             if grid is None:
                 continue
-            halvings = round(math.log2(grid.side))
+            halvings = _halvings(grid.side)
             earlier = maps[halvings].rows if halvings in maps else []
-            maps[halvings] = FeatureMap([*earlier, row], grid.channels, grid.side)
+            maps[halvings] = FeatureMap([*earlier, row], grid.channels, grid.side, halvings in read)
         return list(maps.values())
 
     def decoder_rows(self, modules: Iterable[str]) -> list[Row]:
@@ -87,6 +92,10 @@ class Summary:
         for row in [*self.start, *self.step]:
             rows.setdefault(row.name.removeprefix("decoder."), []).append(row)
         return [row for name in modules for row in rows[name]]
+
+
+def _halvings(side: int) -> int:
+    return round(math.log2(side))
 
 
 def total(rows: Iterable[Row], what: str = "multiply_adds") -> int:
@@ -115,12 +124,18 @@ def summarise(model: CaptionModel, image_size: int) -> Summary:
         recorder = _Recorder(model, counter)
         grid = model.encoder(torch.empty(1, 3, image_size, image_size, device="meta"))
         stages = [f"encoder.backbone.{stage}" for stage in model.encoder.stages]
-        encoder = [to_row(call) for call in _by_stage(recorder.take(), stages, recorder.backbone_output)]
+        outputs, prefix_tokens = recorder.outputs, model.encoder.prefix_tokens
+        encoder = [to_row(call) for call in _by_stage(recorder.take(), stages, outputs[-1])]
         state = model.decoder.start(grid)
         start = [to_row(call) for call in recorder.take() if call.kind != "Dropout"]
         _, _, alphas = model.decoder.step(torch.full((1,), SOS, device="meta"), state)
         step = [to_row(call) for call in recorder.take() if call.kind != "Dropout"]
-    return Summary(encoder, start, step, image_size, (grid.shape[1], grid.shape[2]), alphas is not None)
+    cells, channels = grid.shape[1:]
+    grids = [grid_of(output, prefix_tokens) for output in outputs]
+    sides = [one.side for one in grids if one]
+    return Summary(
+        encoder, start, step, image_size, (cells, channels), alphas is not None, sides, prefix_tokens
+    )
 
 
 class _Call(NamedTuple):
@@ -139,7 +154,7 @@ class _Recorder:
     def __init__(self, model: CaptionModel, counter: FlopCounterMode):
         self.counter, self.depth, self.flops = counter, 0, 0
         self.calls: list[_Call] = []
-        self.backbone_output: tuple[int, ...] = ()
+        self.outputs: list[tuple[int, ...]] = []  # shapes of what the backbone returns
         for name, module in model.named_modules():
             if name not in ("", "encoder", "encoder.backbone", "decoder"):
                 module.register_forward_pre_hook(self.begin)
@@ -158,7 +173,7 @@ class _Recorder:
             self.flops = flops
 
     def finish_backbone(self, _module, _inputs, output) -> None:
-        self.backbone_output = _shape_of(output)
+        self.outputs = [_shape_of(x) for x in output]
 
     def take(self) -> list[_Call]:
         """The calls since the last `take`."""

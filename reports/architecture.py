@@ -26,6 +26,7 @@ _TRAINED, _FROZEN, _PLAIN = "#fde3c4", "#cfe2f7", "#ffffff"
 _TIP = 0.6  # distance of the tip of an arrow from what it points to
 _LEAN, _RISE = 0.24, 0.16  # how far the back of a slab is to the right and up, as shares of its height
 _BOTTOM, _SIDE = 76, 25  # of the image and the grid
+_ABOVE = 103.3  # where arrows pass over the maps
 _MIDDLE = _BOTTOM + _SIDE / 2
 # The image in the figure, a scene of the built-in sample; models/diagram.py has the start of its caption.
 SCENE = Scene((Group(1, "large", "red", "heart"), Group(3, "small", "yellow", "star")), "above")
@@ -101,6 +102,10 @@ def _draw_encoder(axis: Axes, summary: Summary) -> None:
         _draw_arrow(axis, Arrow(((end + 0.8, _MIDDLE), (left, _MIDDLE))))
         _draw_slab(axis, left, depth, height, _colour(one.rows))
         end = left + depth + height * _LEAN
+        if one.is_read and one is not maps[-1]:
+            start = (centre, _MIDDLE + height * (1 - _RISE) / 2)
+            to_grid = ((176.5, _ABOVE), (176.5, _BOTTOM + _SIDE))
+            _draw_arrow(axis, Arrow((start, (centre, _ABOVE), *to_grid)))
         _label(axis, centre, f"{one.channels} × {one.side} × {one.side}")
     _label(axis, 97, "", f"encoder: {short(total(summary.encoder, 'parameters'))} parameters")
     cells, channels = summary.grid

@@ -26,7 +26,13 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+# The CLIP model has 86 million weights, whatever the size of its images.
+SLOW = {"flickr8k_clip": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=SLOW.get(path.stem, []), id=path.stem) for path in CONFIGS]
+)
 def test_a_configuration_takes_a_training_step(data, path):
     name = load_config(path).encoder.name
     config = load_config(

@@ -11,8 +11,10 @@ from torch import nn
 from torchvision.models import get_model, list_models
 
 from config import EncoderConfig
-from models.backbone import Grid, as_map, belongs_to, build, grid_of
+from models.backbone import belongs_to
 from models.encoder import EncoderCNN
+from models.grid import Grid, as_map, grid_of
+from models.torchvision_models import build
 from utils import UserError
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -34,17 +36,28 @@ MODELS = [
     pytest.param("inception_v3", 299, 8, 2048, "Mixed_7b", ("Mixed_7b", "Mixed_7c"), marks=pytest.mark.slow),
     ("mobilenet_v2", 64, 2, 1280, "features.17", ("features.17", "features.18")),
     ("mobilenet_v3_large", 64, 2, 960, "features.15", ("features.15", "features.16")),
-    ("convnext_tiny", 64, 2, 768, "features.6", ("features.6", "features.7")),
-    ("densenet121", 64, 2, 1024, "features.denseblock4", ("features.denseblock4", "features.norm5")),
+    pytest.param(
+        "convnext_tiny", 64, 2, 768, "features.6", ("features.6", "features.7"), marks=pytest.mark.slow
+    ),
+    pytest.param(
+        "densenet121",
+        64,
+        2,
+        1024,
+        "features.denseblock4",
+        ("features.denseblock4", "features.norm5"),
+        marks=pytest.mark.slow,
+    ),
     pytest.param("vgg16", 64, 2, 512, "features.26", ("features.26", "features.28"), marks=pytest.mark.slow),
     ("regnet_y_400mf", 64, 2, 440, "trunk_output.block4", ("trunk_output.block4",)),
-    (
+    pytest.param(
         "vit_b_16",
         64,
         4,
         768,
         "encoder.layers.encoder_layer_11",
         ("encoder.layers.encoder_layer_11", "encoder.ln"),
+        marks=pytest.mark.slow,
     ),
     ("swin_t", 64, 2, 768, "features.6", ("features.6", "features.7", "norm")),
 ]
@@ -86,7 +99,7 @@ def watch_models(monkeypatch) -> list[nn.Module]:
         models.append(get_model(*args, **kwargs))
         return models[-1]
 
-    monkeypatch.setattr("models.backbone.get_model", get_and_keep)
+    monkeypatch.setattr("models.torchvision_models.get_model", get_and_keep)
     return models
 
 
@@ -151,7 +164,7 @@ def test_features_for_inference_leave_a_trained_encoder_in_training_mode():
 
 
 def test_googlenet_gets_images_as_it_was_trained_with_whatever_its_weights():
-    assert build(EncoderConfig(name="googlenet"), "none", 64).transform_input
+    assert build(EncoderConfig(name="googlenet"), "none", 64).model.transform_input
 
 
 def test_cells_come_row_by_row():
@@ -192,6 +205,27 @@ def test_fine_tuning_from_a_stage_trains_exactly_that():
     train_a_step(encoder)
     for key, value in state_of(encoder).items():
         assert torch.equal(before[key], value) != key.startswith("layer4"), key
+
+
+@pytest.mark.parametrize("fine_tune", ["layer3", "all"])
+def test_a_network_that_was_trained_before_keeps_its_statistics_while_it_is_trained(tmp_path, fine_tune):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
+    encoder = make(weights=tmp_path / "w.pth", fine_tune=fine_tune)
+    before = state_of(encoder)
+    train_a_step(encoder)
+    changed = {key for key, value in state_of(encoder).items() if not torch.equal(before[key], value)}
+    assert changed == {key for key, p in encoder.backbone.named_parameters() if p.requires_grad}
+    assert {"layer4.1.bn2.weight", "layer4.1.bn2.bias"} <= changed
+
+
+def test_a_network_that_is_trained_from_nothing_learns_its_statistics():
+    encoder = make(fine_tune="all")
+    before = state_of(encoder)
+    train_a_step(encoder)
+    after = state_of(encoder)
+    statistics = [key for key in before if key.endswith(("running_mean", "running_var"))]
+    assert len(statistics) == 40
+    assert not any(torch.equal(before[key], after[key]) for key in statistics)
 
 
 def test_images_of_a_size_that_the_model_cannot_take_are_refused_in_one_line(capsys):
@@ -254,7 +288,7 @@ def test_a_stage_is_not_another_one_whose_name_begins_like_it():
         ("resnet18", "layer2", {"conv1": (64, 32, 32), "layer1": (64, 16, 16), "layer2": (128, 8, 8)}),
         ("densenet121", "last", {"features.denseblock1": (256, 16, 16), "features.norm5": (1024, 2, 2)}),
         ("swin_t", "last", {"features.1": (16, 16, 96), "permute": (768, 2, 2)}),
-        ("vit_b_16", "last", {"conv_proj": (768, 4, 4), "encoder.layers": (17, 768)}),
+        ("vit_b_16", "last", {"conv_proj": (768, 4, 4), "encoder.layers.encoder_layer_3": (17, 768)}),
     ],
 )
 def test_the_shape_of_a_stage_is_that_of_its_last_step(name, layer, shapes):
@@ -308,7 +342,7 @@ class Permuted(nn.Module):
 
 def test_constants_of_the_code_are_no_weights(tmp_path, monkeypatch):
     whole = Permuted()
-    monkeypatch.setattr("models.backbone.get_model", lambda *args, **kwargs: Permuted())
+    monkeypatch.setattr("models.torchvision_models.get_model", lambda *args, **kwargs: Permuted())
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     encoder = make(weights=tmp_path / "w.pth", image_size=32)
     images = IMAGES[:, :, :32, :32]
@@ -316,6 +350,19 @@ def test_constants_of_the_code_are_no_weights(tmp_path, monkeypatch):
     torch.testing.assert_close(encoder(images), expected)
     for backbone in (encoder.backbone, copy.deepcopy(encoder).backbone):  # the copy: averaged weights are one
         assert backbone.state_dict().keys() == {"conv.weight", "conv.bias"}
+
+
+class Untraceable(nn.Module):
+    """A model whose code looks at the numbers of an image, so that it cannot be traced."""
+
+    def forward(self, x):
+        return x if x.mean() > 0 else -x
+
+
+def test_a_model_that_cannot_be_traced_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr("models.torchvision_models.get_model", lambda *args, **kwargs: Untraceable())
+    with pytest.raises(UserError, match=r"^encoder\.name=resnet18: torch\.fx cannot trace this model \(.+\)"):
+        make()
 
 
 # Pixels a side of models that do not take 64.

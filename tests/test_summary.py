@@ -80,7 +80,9 @@ def stage_shapes(name: str) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("name", "layer", "maps"),
     [
-        ("maxvit_t", "blocks.1", [(64, 112), (64, 56), (128, 28)]),  # a stage ends with windows
+        pytest.param(
+            "maxvit_t", "blocks.1", [(64, 112), (64, 56), (128, 28)], marks=pytest.mark.slow
+        ),  # windows
         ("swin_t", "features.3", [(96, 56), (192, 28)]),  # channels last
         ("swin_v2_t", "features.3", [(96, 56), (192, 28)]),  # a stage begins with a table of positions
         ("googlenet", "inception4a", [(64, 112), (192, 56), (480, 28), (512, 14)]),  # branches are joined

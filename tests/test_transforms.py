@@ -8,6 +8,7 @@ import runpy
 import struct
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,9 +126,24 @@ def test_fine_patterns_are_averaged_when_an_image_is_scaled_down():
     assert 0.4 < pixels.min() < pixels.max() < 0.6
 
 
-def test_a_transform_survives_the_checkpoint():
-    transform = transform_for(EncoderConfig(name="mobilenet_v2"))
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_transform_survives_the_checkpoint(interpolation):
+    mean_and_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    transform = ImageTransform(224, *mean_and_std, interpolation)
     assert ImageTransform.from_dict(transform.as_dict()) == transform
+
+
+def test_feature_caches_from_before_there_was_a_choice_of_interpolation_stay_valid():
+    assert PLAIN.as_dict() == {"size": 8, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
+
+
+def test_interpolation_is_the_transform_s_own():
+    edge = Image.new("RGB", (2, 1))
+    edge.putpixel((1, 0), (255, 255, 255))
+    bilinear = replace(PLAIN, interpolation="bilinear").pixels(edge)[0, 0].tolist()
+    assert bilinear == sorted(bilinear)  # no overshoot
+    assert bilinear[2:6] == [32, 96, 159, 223]  # a straight line between the centres of the pixels
+    assert PLAIN.pixels(edge)[0, 0].tolist() != bilinear
 
 
 # --- files from anywhere ---

@@ -14,7 +14,7 @@ def require_tensorboard() -> type:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            "run.tensorboard=true needs the package tensorboard: pip install tensorboard, or set it to false"
+            "run.tensorboard=true needs tensorboard: pip install -r requirements-extra.txt, or use false"
         ) from None
     return SummaryWriter
 
