@@ -21,8 +21,11 @@ def _parse_arguments() -> argparse.Namespace:
     parser = config_parser(
         "Train a captioner.", ("run", "data", "encoder", "features", "decoder", "train", "rl", "search")
     )
+    phases = (
+        "  phases.NAME.section.key   what changes in a phase of a training; see docs/configurations.md (none)"
+    )
     changeable = textwrap.fill(", ".join(CHANGEABLE), 100, initial_indent="  ", subsequent_indent="  ")
-    parser.epilog = f"{parser.epilog}\n\nkeys that may change when a run is resumed:\n{changeable}"
+    parser.epilog = f"{parser.epilog}\n{phases}\n\nkeys that may change when a run is resumed:\n{changeable}"
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--resume",

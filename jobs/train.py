@@ -1,6 +1,7 @@
 """The job of train.py: a new training, one that starts from another model, or a stopped one that goes on."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +10,10 @@ from compute import Compute, seed_everything
 from config import Config
 from data.captions import read_table, references
 from data.sample import draw_if_missing
-from models.checkpoint import Checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint
 from training.datasets import make_datasets
-from training.folder import owned, require_unused, run_to_resume, set_aside
+from training.folder import BEST, owned, require_unused, run_to_resume, set_aside
+from training.phases import Phase, explicit_keys, phase_configs, require_effect
 from training.resume import Resumption, captions_digest, resumed
 from training.run import Run
 from training.start import check, make_captioner, with_model_of
@@ -28,6 +30,7 @@ def train(asked: Config | None, args: argparse.Namespace) -> int:
         with owned(folder):
             resumption = resumed(folder, args.overrides, asked)
             return _train(resumption.config, resumption.checkpoint, resumption)
+    require_effect(asked, explicit_keys(asked))
     check(asked)
     with owned(asked.run_folder):
         require_unused(asked.run_folder, args.overwrite)
@@ -42,17 +45,36 @@ def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption
     table = find_data(config)
     if resumption:
         resumption.require_same_captions(table)
-    seed_everything(config.run.seed, config.run.deterministic)
     compute = Compute.choose(config.run.device, config.run.precision)
+    phase = Phase(**resumption.state.phase.model_dump()) if resumption else Phase()
+    configs = phase_configs(config)
     with compute.explain_memory("lower train.batch_size or data.captions_per_image"):
-        captioner = make_captioner(config, checkpoint, table, compute)
-        if not resumption:
-            set_aside(config.run_folder)
-        train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
-        run = Run(captioner, train_set, val_set, references(table, "val"), captions_digest(table))
-        if resumption:
-            run.load(resumption)
-        return run.train()
+        while True:
+            run = _phase(config, phase, checkpoint, table, compute)
+            if resumption:
+                resumption.restore(run)
+            if (status := run.train()) or phase.number + 1 == len(configs):
+                return status
+            phase, resumption = run.next_phase(), None
+            checkpoint = replace(load_checkpoint(config.run_folder / BEST), training=None)
+
+
+def _phase(
+    config: Config, phase: Phase, checkpoint: Checkpoint | None, table: pd.DataFrame, compute: Compute
+) -> Run:
+    """The run at the beginning of a phase."""
+    own = phase_configs(config)[phase.number]
+    if config.phases:
+        source = f", from the model of epoch {phase.selection.best_epoch}" if phase.selection else ""
+        name = list(config.phases)[phase.number]
+        print(f"phase {phase.number + 1} of {len(config.phases)}: {name}{source}")
+    seed_everything(own.run.seed + phase.number, own.run.deterministic)
+    captioner = make_captioner(own, checkpoint, table, compute)
+    if not phase.number and (checkpoint is None or checkpoint.training is None):
+        set_aside(own.run_folder)
+    train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
+    digest = captions_digest(table)
+    return Run(captioner, train_set, val_set, references(table, "val"), digest, config, phase)
 
 
 def find_data(config: Config) -> pd.DataFrame:

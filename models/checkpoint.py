@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -37,16 +37,27 @@ class Checkpoint:
 def _is_plain(config: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """A configuration as `Config.as_dict` writes it: it can be printed in messages."""
     for section, values in config.items():
+        depth = 2 if section == "phases" else 0  # a phase has sections with keys
         for key, value in values.items():
-            for item in value if isinstance(value, list) else [value]:
-                if not (
-                    item is None
-                    or isinstance(item, bool | float)
-                    or (isinstance(item, int) and abs(item) < 2**63)
-                    or (isinstance(item, str) and _TEXT.fullmatch(item))
-                ):
-                    raise ValueError(f"{section}.{key} is neither a number, nor text on one line, nor a list")
+            if not all(
+                _is_plain_value(item, depth) for item in (value if isinstance(value, list) else [value])
+            ):
+                raise ValueError(f"{section}.{key} is neither a number, nor text on one line, nor a list")
     return config
+
+
+def _is_plain_value(value: object, depth: int) -> bool:
+    """Whether it is a number, None or text on one line; with `depth` above 0, or a dictionary of such."""
+    if isinstance(value, dict) and depth:
+        texts = all(isinstance(key, str) and _TEXT.fullmatch(key) for key in value)
+        items = [i for item in value.values() for i in (item if isinstance(item, list) else [item])]
+        return texts and all(_is_plain_value(item, depth - 1) for item in items)
+    return (
+        value is None
+        or isinstance(value, bool | float)
+        or (isinstance(value, int) and abs(value) < 2**63)
+        or (isinstance(value, str) and _TEXT.fullmatch(value) is not None)
+    )
 
 
 _Mean = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
@@ -59,6 +70,7 @@ class _Transform(BaseModel):
     size: int = Field(ge=32, le=8192)
     mean: list[_Mean] = Field(min_length=3, max_length=3)
     std: list[_Deviation] = Field(min_length=3, max_length=3)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
 class _Content(BaseModel):

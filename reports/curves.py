@@ -47,6 +47,7 @@ _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 # Vertical lines: line style -> label in the legend, and a function that selects rows of a log for them.
 _MARKS: dict[Any, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
     ":": ("resumed", lambda table: table["event"] == "resume"),
+    "-.": ("next phase", lambda table: table["event"] == "phase"),
     (0, (6, 2, 1, 2)): ("learning rate changed", rate_changes),
 }
 _STAR: dict[str, Any] = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle": "none"}

@@ -1,9 +1,10 @@
 """loss_log.txt, the log of a run: find it, read it (also while it is being written), and summarise it.
 
 It is a CSV file with a header. `event` is the kind of row: `step` (one logging interval: train_* and lr),
-`epoch` (means over the epoch, and the validation) or `resume` (the run was resumed at that step). Epochs are
-counted from 1, steps over the whole run. `skipped` counts the steps of the interval or epoch whose loss or
-gradient was not finite; they changed no weight, and the means leave them out.
+`epoch` (means over the epoch, and the validation), `resume` (the run was resumed at that step) or `phase`
+(the next phase of the training began). Epochs are counted from 1, steps over the whole run. `skipped` counts
+the steps of the interval or epoch whose loss or gradient was not finite; they changed no weight, and the
+means leave them out.
 """
 
 import io
@@ -65,7 +66,8 @@ def read_log(log: Path) -> pd.DataFrame:
     table, numbers = table.reindex(columns=columns), columns[1:]
     table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
     table = table[
-        table["event"].isin(["step", "epoch", "resume"]) & table[["epoch", "step"]].notna().all(axis=1)
+        table["event"].isin(["step", "epoch", "resume", "phase"])
+        & table[["epoch", "step"]].notna().all(axis=1)
     ]
     table = _without_lost_steps(table.reset_index(drop=True))
     if not table["event"].isin(["step", "epoch"]).any():

@@ -51,7 +51,7 @@ def go_on(folder: Path, *overrides: str) -> tuple[Run, Resumption]:
     """The run in `folder` as `train.py --resume` continues it, before its next step."""
     resumption = resumed(folder, list(overrides))
     run = _run(Captioner.from_checkpoint(resumption.checkpoint, resumption.config, CPU))
-    run.load(resumption)
+    resumption.restore(run)
     return run, resumption
 
 

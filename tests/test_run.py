@@ -99,7 +99,7 @@ def test_each_caption_belongs_to_the_image_of_its_name(make):
     seen = SimpleNamespace(
         config=run.config,
         compute=CPU,
-        search=lambda images, options, indices: images.float().sum(dim=(1, 2)),
+        search=lambda grids, options, indices: grids[0].float().sum(dim=(1, 2)),
         texts=lambda sums: sums.tolist(),
     )
     captions = caption_split(seen, run.val_set, run.search_options(1))

@@ -15,5 +15,6 @@ CHANGEABLE = (
     *("run.device", "run.precision", "run.deterministic", "run.tensorboard"),
     *("data.captions", "data.images", "data.lists", "data.max_bad_rows"),  # the captions must be the same
     *("data.workers", "features.cache", "features.folder"),
-    *("search.beam", "search.temperature", "search.top_k", "search.top_p"),
+    *("search.beam", "search.temperature", "search.top_k", "search.top_p", "search.groups"),
+    *("search.diversity", "search.rerank"),
 )

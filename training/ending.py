@@ -1,7 +1,7 @@
 """How a run ends: with its best model, stopped by a signal, or because its numbers are no longer finite."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 
 from captioning import Captioner
@@ -13,23 +13,27 @@ from training.folder import BEST, resume_command
 from training.validation import caption_split
 from utils import UserError
 
+RATES = ("train.lr", "train.encoder_lr")
 _MAX_NAMED = 5  # most images that a message names
 
 
-def diverged(what: str, config: Config, step: int, lr: float, images: Sequence[str] = ()) -> UserError:
+def diverged(
+    what: str, config: Config, names: Mapping[str, str], step: int, lr: float, images: Sequence[str] = ()
+) -> UserError:
     """The error for numbers that are not finite; it says how to go on from the last checkpoint.
 
     Args:
         what: what is not finite.
+        names: how overrides name the keys in RATES.
         lr: the learning rate of the last step.
         images: the names of the images of its batch.
     """
     named = [*images[:_MAX_NAMED], *["…"][: len(images) - _MAX_NAMED]]
     batch = f"; images of the last batch: {', '.join(named)}" if named else ""
-    rates = {"train.lr": config.train.lr}
-    if config.encoder.fine_tune != "none":
-        rates["train.encoder_lr"] = config.train.encoder_lr
-    lower = [f"{key}={rate / 10:g}" for key, rate in rates.items()]
+    rates = dict(zip(RATES, (config.train.lr, config.train.encoder_lr), strict=True))
+    if config.encoder.fine_tune == "none":
+        del rates["train.encoder_lr"]
+    lower = [f"{names[key]}={rate / 10:g}" for key, rate in rates.items()]
     command = resume_command(config.run_folder, *lower)
     return UserError(
         f"{what} (step {step}, learning rate {lr:g}{batch}); go on from the last checkpoint: {command}"

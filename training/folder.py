@@ -3,10 +3,13 @@
 import contextlib
 import itertools
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from files import cannot_write, locked, remove_leftovers
+from models.checkpoint import size_of
 from utils import UserError
 
 CHECKPOINT, BEST, LOG = "checkpoints.pth", "best.pth", "loss_log.txt"
@@ -72,6 +75,20 @@ def set_aside(folder: Path) -> None:
     except OSError as error:
         raise cannot_write(aside, error) from None
     print(f"the earlier run in {folder} is now in {aside}")
+
+
+def checkpoint_space(folder: Path, model: dict, average: dict | None, trained: Sequence[torch.Tensor]) -> int:
+    """Bytes that the checkpoints of a run will need in addition to those that exist, at their peak.
+
+    Args:
+        model: what is written to best.pth; `average` the moving average of its weights, if there is one.
+        trained: the parameters that AdamW keeps two moments of.
+    """
+    best = size_of(model)
+    latest = best + size_of(average) + 2 * size_of(list(trained))
+    existing = [folder / name for name in (CHECKPOINT, BEST)]
+    # A new file is written beside the old one.
+    return max(0, 2 * latest + best - sum(path.stat().st_size for path in existing if path.exists()))
 
 
 def run_to_resume(path: Path) -> Path:

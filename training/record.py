@@ -32,7 +32,7 @@ class Record:
     def open(self, steps: int) -> None:
         """Write the log of the `steps` so far, and draw what an interrupted run did not get to draw."""
         self.log.write()
-        if self.with_board:
+        if self.with_board and not self.board:
             try:
                 self.board = Board(self.folder, steps)
             except OSError as error:
@@ -57,6 +57,10 @@ class Record:
         if self.board:
             with _only_warning():
                 self.board.add(row)
+
+    def mark(self, event: str, epoch: int, step: int) -> None:
+        """Add a row without figures, which `open` writes."""
+        self.log.history.append({"event": event, "epoch": epoch, "step": step, "skipped": 0})
 
     def draw(self, step: int) -> None:
         """Draw loss_curve.png and samples.png. A figure that cannot be drawn is not worth ending a run."""

@@ -5,6 +5,7 @@ from startup import one_line
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,10 +14,14 @@ from config_reading import make_config
 from models.checkpoint import Checkpoint, load_checkpoint
 from training.changeable import CHANGEABLE, LEARNING
 from training.folder import BEST, CHECKPOINT
+from training.phases import explicit_keys, phase_configs, require_effect
 from training.schedule import Schedule
 from training.state import Misfit, TrainingState, read_state
 from training.trainer import Trainer
 from utils import UserError
+
+if TYPE_CHECKING:
+    from training.run import Run
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Resumption:
     @property
     def learns_differently(self) -> bool:
         """Whether a change concerns training itself, so that an earlier lack of progress means nothing."""
-        return any(key in LEARNING for key in self.changes)
+        return any(_plain(key) in LEARNING for key in self.changes)
 
     def require_same_captions(self, table: pd.DataFrame) -> None:
         """Raise UserError if the table is not the one that the run began with."""
@@ -44,12 +49,41 @@ class Resumption:
                 f"train.init_from={self.config.run_folder / BEST}"
             )
 
+    def restore(self, run: "Run") -> None:
+        """Restore what `Run.save` wrote; raises UserError if it is not the state of such a run."""
+        state, names = self.state, run.objective.averages.names
+        try:
+            if {len(state.averages), len(state.interval)} != {len(names)}:
+                raise Misfit(f"averages: expected {', '.join(names)}")
+            run.trainer.load_state(state)
+        except Misfit as error:
+            raise UserError(
+                f"{run.folder / CHECKPOINT}: the training state does not fit this run: {error}; start "
+                f"another run from its model with run.name=NAME train.init_from={run.folder / BEST}"
+            ) from None
+        run.epoch, run.batch = state.epoch, state.batch
+        run.averages = run.objective.averages(run.compute, state.averages, state.skipped.epoch)
+        run.interval = run.objective.averages(run.compute, state.interval, state.skipped.interval)
+        run.record.load_state(state)
+        run.selection.load_state(state)
+        if run.selection.best is not None and not (run.folder / BEST).exists():
+            print(f"{run.folder / BEST} is missing; the best of the epochs to come replaces it")
+            run.selection.forget()
+        if self.learns_differently:
+            run.selection.patience_from = run.epoch - 1
+        if not run.is_finished:
+            run.record.mark("resume", run.epoch, state.steps)
+        self.announce_rate(run.trainer)
+        run.is_changed = bool(self.changes)
+
     def announce_rate(self, trainer: Trainer) -> None:
         """Print what a change of the settings does to the learning rate, if anything."""
-        before = Schedule(self.before.train, trainer.steps_per_epoch)
+        phase = self.state.phase
+        earlier, now = (phase_configs(config)[phase.number].train for config in (self.before, self.config))
+        before = Schedule(earlier, trainer.steps_per_epoch, phase.steps)
         before.load_state_dict(trainer.schedule.state_dict())
-        expected = self.before.train.lr * before.factor(trainer.steps)
-        following = self.config.train.lr * trainer.schedule.factor(trainer.steps)
+        expected = earlier.lr * before.factor(trainer.steps)
+        following = now.lr * trainer.schedule.factor(trainer.steps)
         if expected != following:
             print(f"learning rate: {trainer.lr:.3g} at the last step, {following:.3g} at the next one")
 
@@ -82,11 +116,14 @@ def resumed(folder: Path, overrides: list[str], asked: Config | None = None) -> 
     config = make_config(values, overrides)
     changes = _differences(before, config)
     for key, (old, new) in changes.items():
-        if key not in CHANGEABLE:
+        if _plain(key) not in CHANGEABLE:
             raise UserError(
                 f"{key} cannot change from {old} to {new} when a run is resumed; leave it out, or start "
                 "another run with run.name=NAME"
             )
+    if not 0 <= state.phase.number < len(phase_configs(config)):
+        raise UserError(f"{path}: damaged state of the training: phase: there are not so many")
+    require_effect(config, changes)
     for key, (old, new) in changes.items():
         print(one_line(f"{key} {old} -> {new}"))
     if asked:
@@ -105,20 +142,31 @@ def captions_digest(table: pd.DataFrame) -> str:
 
 def _differences(a: Config, b: Config) -> dict[str, tuple]:
     """`section.key` -> both values, for all keys whose values differ."""
-    one, other = a.as_dict(), b.as_dict()
-    keys = [(section, key) for section in one for key in one[section]]
+    one, other = _flat(a), _flat(b)
+    keys = dict.fromkeys([*one, *other])
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def _flat(config: Config) -> dict[str, object]:
+    """`section.key`, or `phases.NAME.section.key`, -> value."""
+    values = config.as_dict()
+    phases = {f"phases.{name}.": sections for name, sections in values.pop("phases").items()}
     return {
-        f"{section}.{key}": (one[section][key], other[section][key])
-        for section, key in keys
-        if one[section][key] != other[section][key]
+        f"{prefix}{section}.{key}": value
+        for prefix, sections in {"": values, **phases}.items()
+        for section, keys in sections.items()
+        for key, value in keys.items()
     }
+
+
+def _plain(key: str) -> str:
+    """`section.key`, without the phase in front of it."""
+    return ".".join(key.split(".")[-2:])
 
 
 def _print_ignored(asked: Config, config: Config) -> None:
     """Print in which settings a configuration differs from the run that it names."""
-    keys = {
-        f"{name}.{key}" for name in asked.model_fields_set for key in getattr(asked, name).model_fields_set
-    }
+    keys = {*explicit_keys(asked), *(key for key in _flat(asked) if key.startswith("phases."))}
     differing = [
         f"{key}={new} (not {old})" for key, (old, new) in _differences(asked, config).items() if key in keys
     ]

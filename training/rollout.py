@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from data.packing import PackedCaptions
+from models.choices import choosable, draw, forbid
 from models.decoder import Decoder
 from models.history import History, can_look, to_go_on_with
-from models.search import choosable, draw, forbid
 from models.state import rows_of
 from utils import EOS, SOS
 

@@ -10,22 +10,23 @@ from collections.abc import Sequence
 import yaml
 
 from captioning import Captioner
+from config import Config
 from data.dataset import Flickr8kDataset, make_loader, training_batches
 from files import require_space, write_text
 from metrics.measures import MEASURES
 from metrics.scores import VALIDATION_METRICS, Scorer
-from models.checkpoint import save_checkpoint, size_of
+from models.checkpoint import save_checkpoint
 from models.search import SearchOptions
 from progress import Progress
-from training.ending import diverged, report_best
-from training.folder import BEST, CHECKPOINT, resume_command
+from training.ending import RATES, diverged, report_best
+from training.folder import BEST, CHECKPOINT, checkpoint_space, resume_command
 from training.interruption import Interruption
 from training.objectives import OBJECTIVES
+from training.phases import Phase, key_in_phase, phase_configs
 from training.record import Record, means
-from training.resume import Resumption
 from training.samples import Samples
 from training.selection import Selection
-from training.state import Misfit, first_not_finite
+from training.state import first_not_finite
 from training.trainer import Trainer
 from training.validation import caption_split, validation_loss
 from utils import UserError
@@ -45,23 +46,40 @@ class Run:
         val_set: Flickr8kDataset,
         references: dict[str, list[str]],
         data: str | None = None,
+        asked: Config | None = None,
+        phase: Phase | None = None,
     ):
-        """`references`: the captions of the validation images, by name. `data`: digest of all captions."""
+        """
+        Args:
+            references: the captions of the validation images, by name.
+            data: digest of all captions.
+            asked: the configuration with all phases; None if there is only this one.
+            phase: where this phase begins; None: with a new training.
+        """
         self.captioner, self.train_set, self.val_set, self.data = captioner, train_set, val_set, data
         self.config, self.compute = captioner.config, captioner.compute
+        self.asked, self.phase = asked or self.config, phase or Phase()
         self.folder = self.config.run_folder
         kind = OBJECTIVES[self.config.train.objective]
         self.objective = kind(captioner.model, self.config, self.compute, train_set)
-        self.trainer = Trainer(self.objective, math.ceil(len(train_set) / self.config.train.batch_size))
+        steps_per_epoch = math.ceil(len(train_set) / self.config.train.batch_size)
+        self.trainer = Trainer(self.objective, steps_per_epoch, self.phase.steps)
         self.scorer = Scorer(references, VALIDATION_METRICS)
-        samples = Samples(self.config.data.images, references)
-        self.record = Record(self.config, self.objective.averages.figures, samples)
+        self.record = self.phase.record or self.new_record(references)
         self.averages = self.objective.averages(self.compute)  # of the epoch so far
         self.interval = self.objective.averages(self.compute)  # since the last row of the log
-        self.epoch, self.batch = kind.first_epoch, 0  # this epoch, and how many of its batches are done
-        self.selection = Selection(self.config.train)
+        # This epoch, and how many of its batches are done. The model of the last phase was validated there.
+        self.epoch, self.batch = self.phase.epochs + 1 if self.phase.number else kind.first_epoch, 0
+        self.selection = self.phase.selection or Selection(self.config.train)
+        self.selection.next_phase(self.config.train, self.phase.epochs)
         self.is_changed = False  # whether a resumed run has other settings than before
         self.interruption = Interruption()
+
+    def new_record(self, references: dict[str, list[str]]) -> Record:
+        """An empty log, with columns for all phases."""
+        objectives = [OBJECTIVES[config.train.objective] for config in phase_configs(self.asked)]
+        figures = [figure for objective in objectives for figure in objective.averages.figures]
+        return Record(self.config, figures, Samples(self.config.data.images, references))
 
     def train(self) -> int:
         """Train to the end; returns the exit status: 0, or 130 or 143 if a signal stopped it."""
@@ -78,15 +96,36 @@ class Run:
                 self.finish_epoch(figures, captions)
             if self.interruption.number:
                 return self.stopped()
-        if self.epoch <= self.config.train.epochs:
+        if self.epoch <= self.last_epoch:
             config = self.config.train
             print(f"stopped early: no better {config.monitor} for {config.patience} epochs")
-        self.report_best()
+        if self.phase.number + 1 >= len(self.asked.phases):
+            self.report_best()
         return 0
 
     @property
+    def last_epoch(self) -> int:
+        """The last epoch of this phase."""
+        return self.phase.epochs + self.config.train.epochs
+
+    @property
     def is_finished(self) -> bool:
-        return self.epoch > self.config.train.epochs or self.selection.out_of_patience(self.epoch)
+        return self.epoch > self.last_epoch or self.selection.out_of_patience(self.epoch)
+
+    def require_best(self) -> None:
+        """Raise UserError if no epoch so far has a model worth keeping."""
+        if self.selection.best is None:
+            raise UserError(
+                f"{self.selection.monitor.name} (train.monitor) was not finite in any epoch, so there is no "
+                f"{self.folder / BEST}; start again with a lower train.lr"
+            )
+
+    def next_phase(self) -> Phase:
+        """Where the next phase begins; raises UserError if there is no model to go on with."""
+        self.require_best()
+        steps = self.trainer.steps
+        self.record.mark("phase", self.epoch, steps)
+        return Phase(self.phase.number + 1, self.epoch - 1, steps, self.record, self.selection)
 
     def open_folder(self) -> None:
         """Write what exists before the first step."""
@@ -95,17 +134,13 @@ class Run:
         if self.is_changed or not (self.folder / CHECKPOINT).exists():
             self.save()
         self.record.open(self.trainer.steps)  # the log first: it shows that the folder is a run's
-        write_text(self.folder / "config.yaml", yaml.safe_dump(self.config.as_dict(), sort_keys=False))
+        write_text(self.folder / "config.yaml", yaml.safe_dump(self.asked.as_dict(), sort_keys=False))
         self.captioner.vocabulary.save(self.folder / "vocab.json")
 
     def size(self) -> int:
-        """Bytes that the checkpoints will need in addition to those that exist, at their peak."""
-        model = size_of(self.captioner.checkpoint())
-        average = size_of(self.trainer.average.state_dict()) if self.trainer.average else 0
-        latest = model + average + 2 * size_of(self.trainer.parameters())  # AdamW keeps two moments
-        existing = [self.folder / name for name in (CHECKPOINT, BEST)]
-        # A new file is written beside the old one.
-        return max(0, 2 * latest + model - sum(path.stat().st_size for path in existing if path.exists()))
+        """Bytes that the checkpoints will need in addition to those that exist."""
+        average = self.trainer.average.state_dict() if self.trainer.average else None
+        return checkpoint_space(self.folder, self.captioner.checkpoint(), average, self.trainer.parameters())
 
     def train_epoch(self) -> None:
         """Train for the rest of the current epoch, and write log rows and checkpoints."""
@@ -115,11 +150,11 @@ class Run:
         loader = make_loader(self.train_set, todo, self.config.data.workers, self.compute)
         num_captions, began = 0, time.monotonic()
         self.captioner.model.train()
-        title = f"epoch {self.epoch}/{config.epochs}"
+        title = f"epoch {self.epoch}/{self.last_epoch}"
         with Progress(len(batches), title, "batches", initial=self.batch) as progress:
             for draws, batch in zip(todo, loader, strict=True):
                 indices = [index for index, _ in draws]
-                loss = trainer.step(batch, indices, self.epoch)
+                loss = trainer.step(batch, indices, self.epoch - self.phase.epochs)
                 for averages in (self.averages, self.interval):
                     averages.add_step(loss.sums, trainer.is_finite)
                 is_logged = trainer.steps % config.log_every == 0
@@ -150,7 +185,8 @@ class Run:
     def diverged(self, what: str, indices: Sequence[int] = ()) -> UserError:
         """An error for `what` is not finite; `indices`: the images of the batch."""
         images = [self.train_set.names[i] for i in indices]
-        return diverged(what, self.config, self.trainer.steps, self.trainer.lr, images)
+        names = {key: key_in_phase(self.asked, self.phase.number, key) for key in RATES}
+        return diverged(what, self.config, names, self.trainer.steps, self.trainer.lr, images)
 
     def validate_or_save(self) -> tuple[dict[str, float], dict[str, str]]:
         """`validate`; a signal ends it at once, after saving a state from which a resume repeats it."""
@@ -187,22 +223,19 @@ class Run:
         self.record.draw(self.trainer.steps)
 
     def search_options(self, beam: int) -> SearchOptions:
-        """The configured search, but without sampling: scores of samples would differ between runs."""
-        return self.captioner.options(beam=beam, temperature=0.0)
+        """The configured search, but the most likely caption: scores of samples would differ between runs."""
+        return self.captioner.options(beam=beam, temperature=0.0, groups=1, rerank="none")
 
     def log_epoch(self, figures: dict[str, float], is_best: bool) -> None:
         """Write a row to the log and a line to the terminal."""
         text, row = means(self.averages) if self.epoch > 0 else ("", {"skipped": 0})
+        skipped = f", {row['skipped']} steps skipped" if row["skipped"] else ""
         row |= {measure.column: figures[measure.name] for measure in MEASURES}
         self.record.add("epoch", self.epoch, self.trainer.steps, self.trainer.lr, row)
         texts = [measure.text(figures[measure.name]) for measure in MEASURES if measure.in_curves]
-        skipped = self.averages.skipped
-        print(
-            f"epoch {self.epoch}: {f'train {text}; ' if text else ''}{', '.join(texts)}"
-            f"{' (best)' if is_best else ''}{f', {skipped} steps skipped' if skipped else ''}"
-            f", {self.record.seconds():.0f} s so far",
-            flush=True,
-        )
+        trained, best = f"train {text}; " if text else "", " (best)" if is_best else ""
+        seconds = f", {self.record.seconds():.0f} s so far"
+        print(f"epoch {self.epoch}: {trained}{', '.join(texts)}{best}{skipped}{seconds}", flush=True)
 
     def save(self) -> None:
         """Write checkpoints.pth: the complete state of the run, from which --resume continues."""
@@ -210,6 +243,7 @@ class Run:
             **self.trainer.state_dict(),
             "epoch": self.epoch,
             "batch": self.batch,
+            "phase": {name: getattr(self.phase, name) for name in ("number", "epochs", "steps")},
             "averages": self.averages.sums.tolist(),
             "interval": self.interval.sums.tolist(),
             "skipped": {
@@ -228,35 +262,7 @@ class Run:
         """Save a checkpoint. Raises UserError if a tensor in it is not finite, or it cannot be written."""
         if tensor := first_not_finite(checkpoint):
             raise self.diverged(f"{tensor} has values that are not finite")
-        save_checkpoint(self.folder / name, checkpoint)
-
-    def load(self, resumption: Resumption) -> None:
-        """Restore what `save` wrote; raises UserError if it is not the state of such a run."""
-        state, names = resumption.state, self.objective.averages.names
-        try:
-            if {len(state.averages), len(state.interval)} != {len(names)}:
-                raise Misfit(f"averages: expected {', '.join(names)}")
-            self.trainer.load_state(state)
-        except Misfit as error:
-            raise UserError(
-                f"{self.folder / CHECKPOINT}: the training state does not fit this run: {error}; start "
-                f"another run from its model with run.name=NAME train.init_from={self.folder / BEST}"
-            ) from None
-        self.epoch, self.batch = state.epoch, state.batch
-        self.averages = self.objective.averages(self.compute, state.averages, state.skipped.epoch)
-        self.interval = self.objective.averages(self.compute, state.interval, state.skipped.interval)
-        self.record.load_state(state)
-        self.selection.load_state(state)
-        if self.selection.best is not None and not (self.folder / BEST).exists():
-            print(f"{self.folder / BEST} is missing; the best of the epochs to come replaces it")
-            self.selection.forget()
-        if resumption.learns_differently:
-            self.selection.patience_from = self.epoch - 1
-        if not self.is_finished:
-            row = {"event": "resume", "epoch": self.epoch, "step": state.steps, "skipped": 0}
-            self.record.log.history.append(row)
-        resumption.announce_rate(self.trainer)
-        self.is_changed = bool(resumption.changes)
+        save_checkpoint(self.folder / name, {**checkpoint, "config": self.asked.as_dict()})
 
     def stopped(self) -> int:
         """Say how to continue; returns the exit status."""
@@ -265,10 +271,6 @@ class Run:
 
     def report_best(self) -> None:
         """Print the scores of the best epoch; raises UserError if there is none."""
-        if self.selection.best is None:
-            raise UserError(
-                f"{self.selection.monitor.name} (train.monitor) was not finite in any epoch, so there is no "
-                f"{self.folder / BEST}; start again with a lower train.lr"
-            )
+        self.require_best()
         options, best_epoch = self.search_options(self.config.search.beam), self.selection.best_epoch
         report_best(self.captioner, self.val_set, self.scorer, options, best_epoch, self.record.seconds())

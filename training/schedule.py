@@ -8,14 +8,17 @@ from config import TrainConfig
 class Schedule:
     """A factor in (0, 1] on each group's peak learning rate."""
 
-    def __init__(self, config: TrainConfig, steps_per_epoch: int):
+    def __init__(self, config: TrainConfig, steps_per_epoch: int, first_step: int = 0):
+        """`first_step`: how many steps came before this schedule, in earlier phases of the training."""
+        self.first_step = first_step
         self.kind, self.patience = config.schedule, config.plateau_patience
         self.warmup = max(1, round(config.warmup * steps_per_epoch))
         self.total = max(config.epochs * steps_per_epoch, self.warmup + 1)
         self.decay, self.waited = 1.0, 0
 
     def factor(self, step: int) -> float:
-        """The factor for optimiser step `step`, counted from 0."""
+        """The factor for optimiser step `step`, counted from 0 over all phases."""
+        step -= self.first_step
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.kind == "cosine":

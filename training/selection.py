@@ -16,6 +16,10 @@ class Selection:
         self.best_epoch = 0  # 0 as well if there is none
         self.patience_from = 0  # epoch from which the patience counts, if that is later than the best one
 
+    def next_phase(self, config: TrainConfig, epochs: int) -> None:
+        """Go on with the patience of the next phase, after so many epochs; the best epoch stays the best."""
+        self.patience, self.patience_from = config.patience, epochs
+
     def is_best(self, epoch: int, value: float) -> bool:
         """Whether the value of this epoch is the best so far; if so, it is recorded."""
         is_best = math.isfinite(value) and (self.best is None or self.monitor.is_better(value, self.best))

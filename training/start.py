@@ -18,6 +18,7 @@ from models.embedding import WordEmbedding
 from models.memory import require_training_memory
 from models.model import build_model
 from training.objectives import OBJECTIVES
+from training.phases import phase_configs
 from training.tensorboard import require_tensorboard
 from utils import UserError, look_up
 
@@ -28,7 +29,8 @@ _CHANGEABLE = ("encoder.fine_tune", "decoder.dropout", "decoder.word_dropout", "
 def check(config: Config) -> None:
     """Raise UserError for settings that would fail later, after steps that take time."""
     look_up(DECODERS, config.decoder.name, "decoder.kind")
-    look_up(OBJECTIVES, config.train.objective, "train.objective").check(config)
+    for phase in phase_configs(config):
+        look_up(OBJECTIVES, phase.train.objective, "train.objective").check(phase)
     transform_for(config.encoder)
     find_monitor(config.train.monitor)
     if config.run.tensorboard:

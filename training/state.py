@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=0)]
 Tensor = InstanceOf[torch.Tensor]
 Tensors = dict[str, Tensor]
 # `event`, and numbers; the perplexity of a high loss is infinite.
-_LogRow = dict[str, int | float | Literal["step", "epoch", "resume"]]
+_LogRow = dict[str, int | float | Literal["step", "epoch", "resume", "phase"]]
 
 
 class Misfit(ValueError):
@@ -34,6 +34,14 @@ class _SkippedState(_State):
     epoch: Count = 0
     interval: Count = 0
     in_a_row: Count = 0
+
+
+class PhaseState(_State):
+    """The phase of a training, counted from 0, and the epochs and steps of those before it."""
+
+    number: Count = 0
+    epochs: Count = 0
+    steps: Count = 0
 
 
 class _SampleRow(_State):
@@ -81,6 +89,7 @@ class TrainingState(_State):
     averages: list[FiniteFloat]
     interval: list[FiniteFloat]
     skipped: _SkippedState = _SkippedState()
+    phase: PhaseState = PhaseState()
     best: FiniteFloat | None
     best_epoch: Count
     patience_from: Count = 0

@@ -17,7 +17,8 @@ from training.state import Misfit, Tensors, TrainingState, load_moments, load_te
 class Trainer:
     """Objective, optimisers, schedule, gradient scaler and moving average; `step` is one complete update."""
 
-    def __init__(self, objective: Objective, steps_per_epoch: int):
+    def __init__(self, objective: Objective, steps_per_epoch: int, steps: int = 0):
+        """`steps`: those of earlier phases of the training."""
         self.objective, self.model, self.compute = objective, objective.model, objective.compute
         self.steps_per_epoch = steps_per_epoch
         self.config = config = objective.config.train
@@ -33,7 +34,7 @@ class Trainer:
             [g for g in groups if g["params"]], lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.optimizers = [self.optimizer, *objective.optimizers]
-        self.schedule = Schedule(config, steps_per_epoch)
+        self.schedule = Schedule(config, steps_per_epoch, steps)
         # Only float16 overflows; for other types the scaler does nothing.
         is_float16 = self.compute.precision is torch.float16
         self.scaler = torch.amp.GradScaler(self.compute.device.type, enabled=is_float16)
@@ -42,7 +43,7 @@ class Trainer:
         self.average = None
         if config.average:
             self.average = AveragedModel(self.trained, multi_avg_fn=self.average_weights, use_buffers=True)
-        self.steps = 0  # so far, with those that were skipped
+        self.steps = steps  # so far, with those that were skipped
         # Whether the loss and the gradient of the last step were finite, and how many steps until now had one
         # that was not. Both are on the device, so that the host can prepare the next step meanwhile.
         self.is_finite = torch.ones((), dtype=torch.bool, device=self.compute.device)

@@ -1,6 +1,6 @@
 """A model's loss under teacher forcing on a split, and its captions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ def validation_loss(captioner: Captioner, dataset: Flickr8kDataset) -> dict[str,
     compute = captioner.compute
     captioner.model.eval()
     averages = TokenAverages(compute)
-    for batch in _batches(captioner, dataset, "validation loss"):
+    for [batch] in _batches(captioner, [dataset], "validation loss"):
         [images], captions = compute.to_device(batch.images), batch.packed().to(compute)
         with compute.autocast():
             logits, _ = captioner.model(images, captions)
@@ -25,21 +25,31 @@ def validation_loss(captioner: Captioner, dataset: Flickr8kDataset) -> dict[str,
     return averages.read()
 
 
-def caption_split(captioner: Captioner, dataset: Flickr8kDataset, options: SearchOptions) -> dict[str, str]:
-    """Image name -> caption, for every image of the split."""
+def caption_split(
+    captioner: Captioner, dataset: Flickr8kDataset, options: SearchOptions, *others: Flickr8kDataset
+) -> dict[str, str]:
+    """Image name -> caption, for every image of the split.
+
+    `others`: the same split as the other members of an ensemble see it.
+    """
     texts: list[str] = []
-    for batch in _batches(captioner, dataset, f"captions (beam {options.beam})"):
-        indices = range(len(texts), len(texts) + len(batch.images))
-        texts += captioner.texts(captioner.search(batch.images, options, indices))
+    for batches in _batches(captioner, [dataset, *others], f"captions (beam {options.beam})"):
+        images = [batch.images for batch in batches]
+        indices = range(len(texts), len(texts) + len(images[0]))
+        texts += captioner.texts(captioner.search(images, options, indices))
     return dict(zip(dataset.names, texts, strict=True))
 
 
-def _batches(captioner: Captioner, dataset: Flickr8kDataset, title: str) -> Iterator[Batch]:
-    """The images of a split in order, with a progress bar."""
+def _batches(
+    captioner: Captioner, datasets: Sequence[Flickr8kDataset], title: str
+) -> Iterator[tuple[Batch, ...]]:
+    """The images of a split in order, of each of the datasets, with a progress bar."""
     config = captioner.config
-    batches = ordered_batches(len(dataset), config.train.batch_size)
-    loader: Iterable[Batch] = make_loader(dataset, batches, config.data.workers, captioner.compute)
+    batches = ordered_batches(len(datasets[0]), config.train.batch_size)
+    loaders: list[Iterable[Batch]] = [
+        make_loader(dataset, batches, config.data.workers, captioner.compute) for dataset in datasets
+    ]
     with Progress(len(batches), title, "batches", keep=False) as progress:
-        for batch in loader:
-            yield batch
+        for of_datasets in zip(*loaders, strict=True):
+            yield of_datasets
             progress.update()

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from config import Config
-from config_reading import load_config, make_config
+from config_reading import all_keys, load_config, make_config
 from tests.hostile.attempt import Hostile, Outcome, either, nothing, refused, script, works
+from training.phases import phase_configs
 
 _HUGE = "9" * 5000
 # Values as they stand in YAML, tried for every key.
@@ -17,9 +18,8 @@ VALUES = (
 
 
 def keys() -> list[str]:
-    """All keys of the configuration."""
-    sections = Config.model_fields.items()
-    return [f"{name}.{key}" for name, field in sections for key in field.annotation.model_fields]
+    """All keys of the configuration but those of phases."""
+    return list(all_keys())
 
 
 def is_a_configuration(outcome: Outcome) -> None:
@@ -73,6 +73,23 @@ def _overrides() -> list[Hostile]:
             lambda _, text=text: make_config({}, [text]),
             is_a_configuration if text in ("run.folder=''", "train.epochs=\0") else refused(),
         )
+        for text in texts
+    ]
+
+
+def _phases() -> list[Hostile]:
+    """Phases: all configurations of a training, or one line."""
+    texts = [f"phases.a.train.lr={value}" for value in VALUES]
+    texts += [f"phases.a.data.augment={value}" for value in VALUES]
+    texts += [f"phases={value}" for value in VALUES] + [f"phases.a={value}" for value in VALUES]
+    texts += [f"phases.a.train={value}" for value in VALUES]
+    texts += ["phases.a.b.c.d.e=1", "phases.=1", "phases..train.lr=1", "phases.a.=1", "phases.a.train.=1"]
+
+    def phases_of(text: str) -> list[Config]:
+        return phase_configs(make_config({}, [text]))
+
+    return [
+        Hostile(f"override {text[:40]!r}", nothing, lambda _, text=text: phases_of(text), either)
         for text in texts
     ]
 
@@ -154,4 +171,4 @@ def _files() -> list[Hostile]:
 
 
 VALUES_OF_KEYS = _values()
-INPUTS = [*_overrides(), *_files()]
+INPUTS = [*_overrides(), *_phases(), *_files()]

@@ -30,7 +30,7 @@ FUNCTIONS = (
     *("os:replace", "os:rename", "os:fsync", "os:unlink", "os:truncate"),
     *("torch:save", "data.feature_index:write_at", "data.feature_index:StoreWriter.append"),
     *("training.trainer:Trainer.step", "training.loss_log:LossLog.add", "training.loss_log:LossLog.write"),
-    *("training.run:Run.open_folder", "training.run:Run.load", "training.run:Run.validate"),
+    *("training.run:Run.open_folder", "training.resume:Resumption.restore", "training.run:Run.validate"),
     *("training.run:Run.finish_epoch", "training.run:Run.report_best", "training.record:Record.draw"),
 )
 _WRITERS = ("torch:save", "data.feature_index:write_at")  # in the middle of these, too

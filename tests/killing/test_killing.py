@@ -9,6 +9,7 @@ from tests.killing.killer import SETTINGS, draw_moments, kill_and_resume, prepar
 KILLED_RUNS = 1  # of each setting, because a run takes seconds; .ci/run kills 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_run_killed_at_random_moments_ends_like_the_run_left_alone(setting, tmp_path, record_property):
     draw = random.Random(random.SystemRandom().getrandbits(32))

@@ -8,8 +8,8 @@ import torch
 
 from data.dataset import Batch
 from data.packing import PackedCaptions
+from models.choices import choosable, draw
 from models.decoder import Decoder
-from models.search import choosable, draw
 from models.state import rows_of
 from training.loss import TokenAverages, caption_loss
 from training.objective import Loss, Objective
