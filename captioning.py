@@ -10,106 +10,68 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 
+from caption_types import Caption, Hypothesis, Word
 from compute import Compute, has_bfloat16_lstm
 from config import Config
 from config_reading import make_config
-from data.transforms import ImageTransform, read_image, upright_rgb
+from config_search import SearchConfig
+from data.image_source import ImageError, ImageSource, read_source
+from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.memory import require_search_memory
-from models.model import CaptionModel, pack_model, unpack_model
+from models.model import CaptionModel, caption, pack_model, unpack_model
 from models.search import Captions, SearchOptions
 from utils import UserError
-
-# What can be captioned: a path, an open binary file, a PIL image, or an RGB array (H, W, 3) of uint8.
-ImageSource = str | Path | IO[bytes] | Image.Image | np.ndarray
-
-
-class Word(NamedTuple):
-    """One word of a caption."""
-
-    text: str
-    probability: float  # 0 to 1, the model's own, given the image and the words before it
-
-
-class Hypothesis(NamedTuple):
-    """A caption that the search ranked lower."""
-
-    caption: str
-    log_prob: float  # as in Caption
-
-
-@dataclass(frozen=True)
-class Caption:
-    """The caption of one image.
-
-    Probabilities are the model's own (the softmax of its logits over the whole vocabulary), whatever the
-    search chose from. A `log_prob` is a natural logarithm, summed over the words and the <eos> that ends the
-    caption, so it is lower than the sum over `words`.
-    """
-
-    source: ImageSource  # as it was passed
-    caption: str
-    log_prob: float
-    words: list[Word]
-    others: list[Hypothesis]  # the other beams, best first
-    attention: np.ndarray | None  # (words, rows, columns) float32 alphas over the whole image, or None
-
-    @property
-    def image(self) -> Image.Image:
-        """The image, upright and RGB. It is read from `source` each time, because images take much memory.
-
-        One of more than data.transforms.LARGE pixels is reduced.
-
-        Raises:
-            ImageError: it cannot be read again: a file is gone, or an open file is closed or cannot seek.
-        """
-        return _read(self.source)
-
-
-class ImageError(UserError):
-    """An image cannot be read; `source` is what was passed."""
-
-    def __init__(self, source: ImageSource, reason: object):
-        name = source if isinstance(source, str | Path) else getattr(source, "name", type(source).__name__)
-        super().__init__(f"{name} cannot be read as an image ({reason})")
-        self.source = source
 
 
 @dataclass(frozen=True)
 class Captioner:
-    """A model with everything that captioning needs. Several threads may share one Captioner."""
+    """A model with everything that captioning needs. Several threads may share one Captioner.
+
+    With `others` it is an ensemble: at each step of the search, the probabilities of all models are averaged.
+    """
 
     model: CaptionModel
     vocabulary: Vocabulary
     transform: ImageTransform
     config: Config
     compute: Compute
+    others: Sequence["Captioner"] = ()  # with the same vocabulary
 
     @classmethod
     def load(
         cls,
-        checkpoint: str | Path | None = None,
+        checkpoint: str | Path | Sequence[str | Path] | None = None,
         overrides: Sequence[str] = (),
         compute: Compute | None = None,
     ) -> "Captioner":
         """The captioner of a checkpoint.
 
         Args:
-            checkpoint: best.pth of a run, or the folder of a run; if None, the newest best.pth in runs/.
+            checkpoint: best.pth of a run, or the folder of a run; several: an ensemble, with the
+                configuration of the first; if None, the newest best.pth in runs/.
             overrides: `section.key=value`, applied to the configuration in the checkpoint.
             compute: device and precision; if None, those of run.device and run.precision.
 
         Raises:
             UserError: there is no such checkpoint, it is damaged, the overrides do not fit it, the encoder's
-                weights cannot be loaded, or the memory does not suffice.
+                weights cannot be loaded, the memory does not suffice, or the vocabularies differ.
         """
+        if isinstance(checkpoint, Sequence) and not isinstance(checkpoint, str):
+            first = cls.load(checkpoint[0], overrides, compute)
+            others = [cls.load(path, overrides, first.compute) for path in checkpoint[1:]]
+            for path, other in zip(checkpoint[1:], others, strict=True):
+                if other.vocabulary.words != first.vocabulary.words:
+                    raise UserError(
+                        f"{path}: its vocabulary is not that of {checkpoint[0]}; use models that were "
+                        "trained with the same words"
+                    )
+            return replace(first, others=others)
         content = load_checkpoint(None if checkpoint is None else Path(checkpoint))
         config = make_config(content.config.as_dict(), overrides, str(content.path))
         compute = compute or Compute.choose(config.run.device, config.run.precision)
@@ -131,6 +93,16 @@ class Captioner:
                 "it; use run.precision=float32"
             )
 
+    @property
+    def members(self) -> Sequence["Captioner"]:
+        """This captioner, and the others of an ensemble."""
+        return [self, *self.others]
+
+    @property
+    def attends(self) -> bool:
+        """Whether the captions have attention; in an ensemble, that of the first model that has any."""
+        return any(member.model.decoder.attends for member in self.members)
+
     def with_model(self, model: CaptionModel) -> "Captioner":
         """The same captioner with other weights."""
         return replace(self, model=model)
@@ -144,10 +116,14 @@ class Captioner:
 
         With a temperature above 0, the seed and the position of an image among the images determine its
         caption; the batch size does not.
-        Raises ValueError for a value out of range.
+
+        Raises:
+            ValueError: a value is out of range.
+            UserError: the vocabulary does not have a word of search.include or search.exclude.
         """
-        configured = {**self.config.search.model_dump(), "seed": self.config.run.seed}
-        return SearchOptions(**{**configured, **search})
+        seed = search.pop("seed", self.config.run.seed)
+        config = SearchConfig(**{**self.config.search.model_dump(), **search})
+        return SearchOptions.of(config, self.vocabulary, seed)
 
     def __call__(
         self,
@@ -160,7 +136,7 @@ class Captioner:
         """Caption images one batch at a time; the results are in the order of the images.
 
         Args:
-            images: see ImageSource.
+            images: see ImageSource in data/image_source.py.
             batch_size: number of images that are captioned together.
             errors: for an image that cannot be read, "raise" its ImageError or "return" it as the result.
             search: keys of the configuration's section `search`, such as beam=3.
@@ -172,12 +148,12 @@ class Captioner:
         options = self.options(**search)
         if isinstance(images, str | Path):
             raise TypeError("pass the images as a list, even a single one")
-        batch: list[tuple[ImageSource, torch.Tensor | ImageError]] = []
+        batch: list[tuple[ImageSource, list[torch.Tensor] | ImageError]] = []
         first = readable = 0
         for source in images:
             try:
                 # Whole images take up to a hundred megabytes each, so only what the model sees is kept.
-                batch.append((source, self.transform(_read(source))))
+                batch.append((source, self.prepare(source)))
                 readable += 1
             except ImageError as error:
                 if errors == "raise":
@@ -189,17 +165,26 @@ class Captioner:
                 batch, readable = [], 0
         yield from self.caption_batch(batch, options, first)
 
+    def prepare(self, source: ImageSource) -> list[torch.Tensor]:
+        """The image (3, H, W) as each member sees it. Raises ImageError."""
+        image = read_source(source)
+        return [member.transform(image) for member in self.members]
+
     def caption_batch(
-        self, batch: list[tuple[ImageSource, torch.Tensor | ImageError]], options: SearchOptions, first: int
+        self,
+        batch: list[tuple[ImageSource, list[torch.Tensor] | ImageError]],
+        options: SearchOptions,
+        first: int,
     ) -> Iterator[Caption | ImageError]:
-        """Caption the images (3, H, W) that could be read; the errors of the others keep their places.
+        """Caption the images that could be read, (3, H, W) for each member; errors keep their places.
 
         `first`: how many images came before this batch, which determines its samples.
         """
-        readable = {i: image for i, (_, image) in enumerate(batch, first) if isinstance(image, torch.Tensor)}
+        readable = {i: image for i, (_, image) in enumerate(batch, first) if isinstance(image, list)}
         captions = None
         if readable:
-            captions = self.search(torch.stack(list(readable.values())), options, list(readable))
+            images = [torch.stack(of_member) for of_member in zip(*readable.values(), strict=True)]
+            captions = self.search(images, options, list(readable))
         row = 0
         for source, image in batch:
             if isinstance(image, ImageError):
@@ -209,28 +194,36 @@ class Captioner:
                 row += 1
 
     def search(
-        self, images: torch.Tensor, options: SearchOptions, indices: Sequence[int] | None = None
+        self,
+        images: torch.Tensor | Sequence[torch.Tensor],
+        options: SearchOptions,
+        indices: Sequence[int] | None = None,
     ) -> Captions:
         """The captions of images (N, 3, H, W) prepared by `transform`, or of grids (N, L, C).
 
         Args:
+            images: in an ensemble, those of each member.
             indices: the index of each image in the whole input (see models/search.py).
 
         Raises:
             UserError: the memory does not suffice, or the model computes something that is no number.
         """
-        self.model.eval()
-        device, beam = self.compute.device, 1 if options.temperature > 0 else options.beam
-        require_search_memory(len(images), beam, len(self.vocabulary), device)
+        images = [images] if isinstance(images, torch.Tensor) else images
+        device = self.compute.device
+        require_search_memory(len(images[0]), options.num_sequences, len(self.vocabulary), device)
         advice = "lower search.beam, or caption fewer images at once"
         with self.compute.explain_memory(advice), torch.inference_mode(), self.compute.autocast():
-            [images] = self.compute.to_device(images)
-            captions = self.model.caption(images, options, indices)
+            images = self.compute.to_device(*images)
+            captions = caption([member.model.eval() for member in self.members], images, options, indices)
         if captions.scores.isnan().any():
             raise UserError(
                 "the model's outputs are not finite numbers; use run.precision=float32, or train it with a "
                 "lower train.lr"
             )
+        if options.rerank == "cider":
+            from metrics.consensus import by_consensus  # here, because the metrics take long to import
+
+            return by_consensus(captions)
         return captions
 
     def texts(self, captions: Captions) -> list[str]:
@@ -262,17 +255,3 @@ class Captioner:
 
 def _has_lstm(decoder: torch.nn.Module) -> bool:
     return any(isinstance(module, torch.nn.LSTM) for module in decoder.modules())
-
-
-def _read(source: ImageSource) -> Image.Image:
-    """The image, upright and RGB. Raises ImageError."""
-    if isinstance(source, np.ndarray) and (
-        source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or source.size == 0
-    ):
-        raise ImageError(source, f"it is {source.dtype} {source.shape}, not uint8 (H, W, 3)")
-    try:
-        if isinstance(source, np.ndarray):
-            return upright_rgb(Image.fromarray(source))
-        return upright_rgb(source) if isinstance(source, Image.Image) else read_image(source)
-    except OSError as error:
-        raise ImageError(source, error) from None

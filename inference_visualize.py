@@ -4,10 +4,11 @@ from startup import importing, run_script
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 from config import Config
-from config_reading import argument_parser
+from config_reading import argument_parser, repeat_checkpoint
 from data.image_files import find_images
 
 _OVERRIDE = re.compile(rf"({'|'.join(Config.model_fields)})\.\w+=")
@@ -28,9 +29,10 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--checkpoint",
+        action="append",
         type=Path,
         metavar="FILE",
-        help="best.pth or folder of a run (default: the newest one)",
+        help="best.pth or folder of a run (default: the newest one); several: an ensemble",
     )
     parser.add_argument(
         "--output",
@@ -58,7 +60,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--attention", action="store_true", help="also draw a sheet with the attention for each word"
     )
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(repeat_checkpoint(sys.argv[1:]))
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
     args.samples = args.temperature is None and bool(args.top_k or args.top_p)

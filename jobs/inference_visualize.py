@@ -22,13 +22,15 @@ def caption_images(paths: Sequence[Path], args: argparse.Namespace) -> int:
     known, names = _read_references(args.captions, paths) if args.captions else ({}, {})
     results = Results(args.output, paths, args.attention)
     captioner = Captioner.load(args.checkpoint, args.overrides)
-    if args.attention and not captioner.model.decoder.attends:
+    if args.attention and not captioner.attends:
         raise UserError(
             f"--attention: the model has no attention (decoder.kind={captioner.config.decoder.kind}); leave "
             "it out"
         )
     search = {}
     if args.samples and captioner.config.search.temperature == 0:
+        if captioner.config.search.include:
+            raise UserError("search.include: sampling cannot do this; leave out --top-k and --top-p")
         search["temperature"] = 1.0  # top-k and top-p only make sense for sampling
     with captioner.compute.explain_memory("lower --beam"):
         skipped = _caption(captioner, results, {path: known[names[path]] for path in names}, search)

@@ -1,5 +1,7 @@
 """What was chosen at each step, and which of it makes up each sequence."""
 
+from collections.abc import Sequence
+
 import torch
 
 _STEPS_AHEAD = 4  # steps that a GPU is given before Python waits to see which sequences have ended
@@ -41,11 +43,17 @@ class History:
         rows = self.paths.new_zeros(number, len(self.steps))
         for where, paths in self.left:  # a sequence that stayed longer replaces its own beginning
             rows[:, : paths.shape[1]].index_copy_(0, where, paths)
-        found = []
-        for tensors in zip(*self.steps, strict=True):
-            padding = tensors[0].new_zeros(1, *tensors[0].shape[1:])
-            found.append(torch.cat([padding, *tensors]).index_select(0, rows.flatten()))
-        return [x.unflatten(0, rows.shape) for x in found]
+        return [_gathered(tensors, rows) for tensors in zip(*self.steps, strict=True)]
+
+    def so_far(self) -> torch.Tensor:
+        """The first tensor of each step, for the sequences in the batch: (B, t), with zeros for padding."""
+        return _gathered([first for first, *_ in self.steps], self.paths)
+
+
+def _gathered(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """These rows (B, t) of the tensors of all steps, counted from 1; row 0 is zero."""
+    padding = tensors[0].new_zeros(1, *tensors[0].shape[1:])
+    return torch.cat([padding, *tensors]).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def can_look(t: int, device: torch.device) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks import report, start_up
+from benchmarks import report, search_options, start_up
 from benchmarks.__main__ import EVERY
 from benchmarks.measure import Alternative, Row, compare, seconds_in_turn
 from benchmarks.products import KINDS
@@ -231,3 +231,19 @@ def test_compare_of_another_file_is_one_error(tmp_path, capsys):
     for name in ("notes.json", "missing.json"):
         with pytest.raises(UserError, match=f"{name}: not a file that --json wrote"):
             measured(capsys, "--compare", tmp_path / name)
+
+
+def test_the_table_of_search_options_has_a_row_for_each(trained, monkeypatch, capsys):
+    rows = ["beam=1", "beam=2 no_repeat=1"]
+    checkpoint = str(trained / "runs" / "tiny" / "best.pth")
+    monkeypatch.setattr("sys.argv", ["search_options", checkpoint, checkpoint, "--options", *rows])
+    monkeypatch.chdir(trained)
+    search_options.main()
+    table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert [cells[0] for cells in table] == ["| `beam=1`", "| `beam=2 no_repeat=1`"]
+    for _, bleu, cider, words, words_per_image, speed in table:
+        assert 0 <= float(bleu) <= 1
+        assert 0 <= float(cider) <= 10
+        assert 1 <= float(words) <= 12
+        assert float(words_per_image) >= 1
+        assert float(speed.rstrip(" |")) > 0

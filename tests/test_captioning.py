@@ -19,7 +19,7 @@ from data.vocab import SPECIAL, Vocabulary
 from models.checkpoint import save_checkpoint
 from models.model import build_model
 from tests.helpers import CPU, tiny
-from utils import UserError
+from utils import SOS, UserError
 
 WORDS = [*SPECIAL, "a", "dog", "cat", "runs"]
 
@@ -157,7 +157,7 @@ def test_only_one_image_is_in_memory_at_a_time(captioner, tmp_path, monkeypatch)
     paths = [tmp_path / f"{i}.png" for i in range(4)]
     for i, path in enumerate(paths):
         Image.fromarray(noise(i)).save(path)
-    monkeypatch.setattr("captioning.read_image", read)
+    monkeypatch.setattr("data.image_source.read_image", read)
     results = list(captioner(paths))
     assert len(alive) == 4
     gc.collect()
@@ -274,3 +274,78 @@ def test_bfloat16_captions_or_is_refused_on_this_cpu(captioner, kind):
         pytest.skip("this CPU has no LSTM in bfloat16")
     [result] = replace(captioner, model=model, config=config, compute=halves)([noise(0)])
     assert isinstance(result.caption, str)
+
+
+def test_words_that_must_and_must_not_occur_are_given_as_words(captioner):
+    [plain] = captioner([noise(0)], exclude=["dog"], include=["cat|runs", "a"])
+    words = plain.caption.split()
+    assert "dog" not in words
+    assert "a" in words
+    assert {"cat", "runs"} & set(words)
+    assert captioner.options(exclude="dog").exclude == [5]
+    assert captioner.options(include=["cat|runs", "a"]).include == [[6, 7], [4]]
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"exclude": ["dgo"]}, r"search\.exclude=dgo: .* does not have this word; did you mean 'dog'\?"),
+        ({"include": ["cat|zebra"]}, r"search\.include=zebra: .* does not have this word"),
+        ({"include": ["<unk>"]}, r"search\.include=<unk>: .* does not have this word"),
+        ({"include": ["cat|dog"], "exclude": ["dog"]}, "'dog' is in both"),
+    ],
+    ids=str,
+)
+def test_words_that_cannot_be_asked_for_are_an_error_for_people(captioner, search, message):
+    with pytest.raises(UserError, match=message):
+        next(captioner([noise(0)], **search))
+
+
+def save(captioner: Captioner, path: Path) -> Path:
+    save_checkpoint(path, captioner.checkpoint())
+    return path
+
+
+@torch.inference_mode()
+def test_several_checkpoints_caption_together(captioner, tmp_path):
+    config = captioner.config.model_copy(deep=True)
+    config.encoder.layer, config.decoder.kind, config.encoder.image_size = "layer2", "lstm", 48
+    transform = replace(captioner.transform, size=48)
+    other = replace(
+        captioner, model=build_model(config, len(WORDS)).eval(), config=config, transform=transform
+    )
+    a, b = save(captioner, tmp_path / "a.pth"), save(other, tmp_path / "b.pth")
+    [together] = Captioner.load([b, a], compute=CPU)([noise(0)], beam=1)
+    assert together.attention.shape[1:] == next(captioner([noise(0)])).attention.shape[1:]
+    # The first word has the mean of both probabilities.
+    first = WORDS.index(together.words[0].text)
+    probabilities = []
+    for member in (captioner, other):
+        decoder = member.model.decoder
+        grid = member.model.grid(torch.stack(member.prepare(noise(0))))
+        logits, *_ = decoder.step(torch.tensor([SOS]), decoder.start(grid))
+        probabilities.append(float(logits.softmax(dim=1)[0, first]))
+    assert together.words[0].probability == pytest.approx(sum(probabilities) / 2, abs=1e-5)
+    assert probabilities[0] != pytest.approx(probabilities[1], abs=1e-3)
+
+
+def test_models_with_other_words_make_no_ensemble(captioner, tmp_path):
+    other = replace(captioner, vocabulary=Vocabulary([*WORDS[:-1], "sits"]))
+    a, b = save(captioner, tmp_path / "a.pth"), save(other, tmp_path / "b.pth")
+    with pytest.raises(UserError, match=r"b\.pth: its vocabulary is not that of .*a\.pth; use models"):
+        Captioner.load([a, b], compute=CPU)
+
+
+@pytest.mark.parametrize("search", [{"beam": 5}, {"beam": 5, "temperature": 2.0}], ids=str)
+def test_reranked_captions_are_those_of_the_search_in_another_order(captioner, search):
+    images = [noise(i) for i in range(8)]
+    plain, reranked = (
+        [{r.caption, *(o.caption for o in r.others)} for r in captioner(images, **search, rerank=rerank)]
+        for rerank in ("none", "cider")
+    )
+    if "temperature" in search:
+        assert all(one <= several for one, several in zip(plain, reranked, strict=True))
+    else:
+        assert plain == reranked
+        best = [[r.caption for r in captioner(images, **search, rerank=r)] for r in ("none", "cider")]
+        assert best[0] != best[1]

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -97,6 +99,30 @@ def test_the_same_pixels_give_the_same_caption_in_evaluation_and_inference(train
     run(trained, "inference_visualize", *images, "--output", "same")
     captioned = read_json(trained / "same" / "captions.json")
     assert [row["caption"] for row in captioned] == [row["caption"] for row in evaluated]
+
+
+def test_words_that_must_occur_are_asked_for_on_the_command_line(trained):
+    image = "data/images/20.png"
+    run(trained, "inference_visualize", image, "search.include=[green,red]", "--output", "both")
+    [row] = read_json(trained / "both" / "captions.json")
+    assert {"green", "red"} <= set(row["caption"].split())
+    for arguments, message in (
+        (["search.include=[gren]"], "search.include=gren: .*did you mean 'green'"),
+        (["search.include=[green]", "--top-k", "3"], "leave out --top-k and --top-p"),
+        (["search.include=[green]", "--temperature", "1"], r"set search\.temperature=0"),
+    ):
+        assert re.search(message, run(trained, "inference_visualize", image, *arguments, status=2))
+
+
+def test_a_list_of_checkpoints_ends_where_the_images_begin(trained):
+    shutil.copy(trained / "runs/tiny/best.pth", trained / "other.pth")
+    images = ("data/images/20.png", "data/images/21.png")
+    run(trained, "inference_visualize", *images, "--checkpoint", "runs/tiny", "--output", "one")
+    arguments = ("--checkpoint", "runs/tiny", "other.pth", *images, "--output", "two")
+    run(trained, "inference_visualize", *arguments)
+    one, two = (read_json(trained / output / "captions.json") for output in ("one", "two"))
+    assert [row["caption"] for row in two] == [row["caption"] for row in one]
+    assert len(two) == 2
 
 
 # --- one bad item never spoils the batch ---

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.choices import choosable, cut_tail, draw
 from models.decoders import DECODERS
-from models.search import SearchOptions, choosable, cut_tail, draw, search
+from models.search import SearchOptions, search
 from models.state import DecoderState
 from tests.helpers import small_decoder
 from utils import EOS, PAD, SOS, UNK
