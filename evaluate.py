@@ -3,9 +3,10 @@
 from startup import importing, run_script
 
 import argparse
+import sys
 from pathlib import Path
 
-from config_reading import argument_parser
+from config_reading import argument_parser, repeat_checkpoint
 from data.splits import SPLITS
 from utils import UserError
 
@@ -21,9 +22,10 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, ("search",))
     parser.add_argument(
         "--checkpoint",
+        action="append",
         type=Path,
         metavar="FILE",
-        help="best.pth or folder of a run (default: the newest one)",
+        help="best.pth or folder of a run (default: the newest one); several: an ensemble",
     )
     parser.add_argument(
         "--split", choices=(*SPLITS, "all"), default="test", help="split to score (default: test)"
@@ -46,15 +48,25 @@ def _parse_arguments() -> argparse.Namespace:
         help="folder to write to (default: eval-SPLIT beside the checkpoint or the predictions)",
     )  # fmt: skip
     parser.add_argument(
+        "--analyse", action="store_true",
+        help="also: words by category, length, novelty, and a page with the worst and the best captions",
+    )  # fmt: skip
+    parser.add_argument(
+        "--against", type=Path, metavar="FOLDER",
+        help="analyse, and compare with the captions of another evaluation of the same images, such as "
+        "runs/other/eval-test",
+    )  # fmt: skip
+    parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="override the configuration"
     )
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(repeat_checkpoint(sys.argv[1:]))
     for option in ("config", "strict"):
         if getattr(args, option) and not args.predictions:
             raise UserError(f"--{option} needs --predictions; leave it out to score a checkpoint")
     for option in ("checkpoint", "beam"):
         if getattr(args, option) and args.predictions:
             raise UserError(f"--{option} cannot be combined with --predictions; leave one of them out")
+    args.analyse = args.analyse or args.against is not None
     if args.beam is not None:
         args.overrides.append(f"search.beam={args.beam}")
     return args

@@ -2,21 +2,23 @@
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from captioning import Captioner
-from config import Config
 from config_reading import DEFAULT_CONFIG, load_config
 from data.captions import read_table, references
 from data.splits import SPLITS
 from data.vocab import SPECIAL
-from metrics.predictions import image_ids, read_predictions, select_predictions
+from metrics.analysis import Others, analyse, analysis_table
+from metrics.predictions import image_ids, read_predictions, read_same_images, select_predictions
 from metrics.scores import score_set, scores_table
 from metrics.statistics import caption_statistics
 from models.checkpoint import find_checkpoint
 from outputs import OutputFolder
+from reports.analysis import ANALYSIS_PAGE, write_analysis
 from training.datasets import make_datasets
 from training.validation import caption_split
 from utils import UserError
@@ -26,20 +28,25 @@ def evaluate(args: argparse.Namespace) -> None:
     """Get captions of a split from a file or a model, score them, and print and write the scores."""
     if args.predictions:
         config = load_config(args.config or DEFAULT_CONFIG, args.overrides)
-        table = _read_table(config, args.split, with_images=False)
+        table = read_table(config.data, splits_with_images=())
         split_references = _split_references(table, args.split)
         predictions = read_predictions(args.predictions, table)
         captions = select_predictions(predictions, split_references, str(args.predictions), args.strict)
+        others = _read_others(args.against, table, captions)
         vocab_size, output = None, _output(args, args.predictions)
     else:
-        checkpoint = find_checkpoint(args.checkpoint)
-        output = _output(args, checkpoint)
-        captioner = Captioner.load(checkpoint, args.overrides)
-        table = _read_table(captioner.config, args.split, with_images=True)
+        checkpoints = [find_checkpoint(path) for path in args.checkpoint or [None]]
+        output = _output(args, checkpoints[0])
+        captioner = Captioner.load(checkpoints, args.overrides)
+        config, options = captioner.config, captioner.options()
+        table = read_table(config.data, SPLITS if args.split == "all" else (args.split,))
         split_references = _split_references(table, args.split)
+        others = _read_others(args.against, table, split_references)
+        one_split = table.assign(split="all") if args.split == "all" else table
         with captioner.compute.explain_memory("lower train.batch_size or --beam"):
-            [dataset] = make_datasets(captioner, table, [args.split])
-            captions = caption_split(captioner, dataset, captioner.options())
+            # Each model has its own features, or images of its own size.
+            datasets = [make_datasets(member, one_split, [args.split])[0] for member in captioner.members]
+            captions = caption_split(captioner, datasets[0], options, *datasets[1:])
         vocab_size = len(captioner.vocabulary) - len(SPECIAL)
 
     scores, left_out = score_set(captions, split_references)
@@ -50,27 +57,37 @@ def evaluate(args: argparse.Namespace) -> None:
     output.write_text("scores.json", _as_json({**scores, **statistics}))
     output.write_text("captions.json", _as_json(rows))
     print(f"wrote {output.folder / 'scores.json'} and {output.folder / 'captions.json'}")
+    if args.analyse:
+        analysis = analyse(captions, split_references, references(table, "train"), others)
+        print(f"\n{analysis_table(analysis)}")
+        output.write_text("analysis.json", _as_json(analysis.as_dict()))
+        title = f"{args.predictions or ' + '.join(map(str, checkpoints))}, split {args.split}"
+        write_analysis(output, title, analysis, scores, config.data.images)
+        print(f"wrote {output.folder / 'analysis.json'} and {output.folder / ANALYSIS_PAGE}")
 
 
 def _output(args: argparse.Namespace, scored: Path) -> OutputFolder:
     """The folder of the results; raises UserError if they cannot be written there.
 
-    `scored`: the checkpoint or the predictions.
+    `scored`: the first checkpoint, or the predictions.
     """
-    output = OutputFolder(args.output or scored.parent / f"eval-{args.split}")
-    output.check(["scores.json", "captions.json"])
+    name = f"eval-{args.split}" + "-ensemble" * (len(args.checkpoint or []) > 1)
+    output = OutputFolder(args.output or scored.parent / name)
+    analysis = ["analysis.json", ANALYSIS_PAGE] if args.analyse else []
+    output.check(["scores.json", "captions.json", *analysis])
     return output
 
 
-def _read_table(config: Config, split: str, with_images: bool) -> pd.DataFrame:
-    """The captions table; for `all`, all images are put into one split of that name."""
-    splits = SPLITS if split == "all" else (split,)
-    table = read_table(config.data, splits if with_images else ())
-    return table.assign(split="all") if split == "all" else table
+def _read_others(against: Path | None, table: pd.DataFrame, images: Collection[str]) -> Others | None:
+    """The captions of `images` in another evaluation, given as its folder or its captions.json."""
+    if against is None:
+        return None
+    path = against / "captions.json" if against.is_dir() else against
+    return Others(str(path), read_same_images(path, table, images))
 
 
 def _split_references(table: pd.DataFrame, split: str) -> dict[str, list[str]]:
-    found = references(table, split)
+    found = references(table, None if split == "all" else split)
     if not found:
         raise UserError(f"the captions file has no images in the split {split!r}; choose another --split")
     return found

@@ -13,12 +13,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from pycocoevalcap.meteor import meteor as _pycocoevalcap_meteor
 
 from metrics.metric import MetricError, Tokenized
 
 _JAR = Path(_pycocoevalcap_meteor.__file__).with_name("meteor-1.5.jar")
 _SCORE = re.compile(r"^(?:Segment \d+|Final) score:\s+(\d+\.\d+(?:E-?\d+)?)$", re.MULTILINE)
+_STATISTICS = re.compile(r"^\d+\.0(?: \d+\.0){22} *$", re.MULTILINE)
+# The program's parameters for English. The kinds of match: the same word, stem, synonym, paraphrase.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 
 
 def find_java() -> str | None:
@@ -34,6 +39,46 @@ def meteor(texts: Tokenized, timeout: float = 600) -> float:
 
     Raises MetricError if Java is missing, fails or exceeds the timeout.
     """
+    return float(_java_lines(texts, timeout, _SCORE, len(texts.predictions) + 1)[-1])
+
+
+def meteor_statistics(texts: Tokenized, timeout: float = 600) -> np.ndarray:
+    """What METEOR is computed from, a row for each caption; the statistics of a set are the sum of its rows.
+
+    Returns (N, 23) float64: the numbers of words, and of function words, of the caption and of its best
+    reference (4); the matches of content words, and of function words, in both, for each kind of match
+    (4 x 4); the chunks; and the matched words in both. Raises MetricError as `meteor`.
+    """
+    lines = _java_lines(texts, timeout, _STATISTICS, len(texts.predictions), "-ssOut")
+    rows = np.array([line.split() for line in lines], float)
+    whole = (rows[:, 21:23] == rows[:, 0:2]).all(axis=1) & (rows[:, 20] == 1)
+    rows[whole, 20] = 0  # as the program does: a caption that matches as a whole is not fragmented
+    return rows
+
+
+def meteor_of_statistics(sums: np.ndarray) -> np.ndarray:
+    """METEOR (...) of summed statistics (..., 23), the same as that of `meteor`.
+
+    Denkowski and Lavie (2014), section 2, with the program's parameters for English.
+    """
+    words, function_words = sums[..., 0:2], sums[..., 2:4]  # of captions, of references
+    content, function = np.moveaxis(sums[..., 4:20].reshape(*sums.shape[:-1], 4, 2, 2), -2, 0)
+    matches = _DELTA * content + (1 - _DELTA) * function  # (..., kinds of match, 2)
+    weight = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
+    with np.errstate(divide="ignore", invalid="ignore"):  # no word or no match: METEOR is 0
+        precision, recall = np.moveaxis((_MATCH_WEIGHTS[:, None] * matches).sum(axis=-2) / weight, -1, 0)
+        mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+        fragmentation = sums[..., 20] / sums[..., 21:23].mean(axis=-1)
+        return np.nan_to_num(mean * (1 - _GAMMA * fragmentation**_BETA))
+
+
+def _java_lines(
+    texts: Tokenized, timeout: float, pattern: re.Pattern[str], number: int, *options: str
+) -> list[str]:
+    """What `pattern` finds in the output of the program with further options, which has to be `number` times.
+
+    Raises MetricError as `meteor`.
+    """
     java = find_java()
     if java is None:
         raise MetricError("no Java found (install a Java runtime, or set JAVA_HOME to the folder of one)")
@@ -44,7 +89,7 @@ def meteor(texts: Tokenized, timeout: float = 600) -> float:
     width = max(map(len, references))
     padded = [[*group, *[group[-1]] * (width - len(group))] for group in references]
     try:
-        done = _run(java, predictions, padded, timeout)
+        done = _run(java, predictions, padded, timeout, options)
     except subprocess.TimeoutExpired:
         raise MetricError(f"Java took longer than {timeout:g} s") from None
     except OSError as error:
@@ -52,17 +97,24 @@ def meteor(texts: Tokenized, timeout: float = 600) -> float:
             f"{java} does not start, or its files cannot be written ({error.strerror or error}); check "
             "JAVA_HOME, PATH and TMPDIR"
         ) from None
-    scores = [float(score) for score in _SCORE.findall(done.stdout)]
-    if done.returncode or len(scores) != len(predictions) + 1:
+    found = pattern.findall(done.stdout)
+    if done.returncode or len(found) != number:
         output = " ".join((done.stderr or done.stdout).split())[:200] or "no output"
         raise MetricError(f"{java} ended with status {done.returncode} ({output})")
-    return scores[-1]
+    return found
 
 
 def _run(
-    java: str, predictions: Sequence[str], references: Sequence[Sequence[str]], timeout: float
+    java: str,
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    timeout: float,
+    more: Sequence[str],
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program on one caption per image and the same number of references of each."""
+    """Run the program on one caption per image and the same number of references of each.
+
+    `more`: further options of the program.
+    """
     with tempfile.TemporaryDirectory(prefix="meteor-") as folder:
         files = [_write_lines(Path(folder, "predictions"), predictions)]
         files.append(
@@ -82,6 +134,7 @@ def _run(
             "-norm",
             "-r",
             str(len(references[0])),
+            *more,
         ]
         return subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout

@@ -1,6 +1,6 @@
 """A metric: a name, a function of captions and references, and how values are compared and printed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,3 +36,11 @@ class MetricError(RuntimeError):
 def tokenized(caption: str) -> str:
     """The tokens of a caption joined by spaces."""
     return " ".join(tokenize(caption))
+
+
+def tokenized_texts(captions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Tokenized:
+    """The captions by image name, and the references of their images, in the order of the captions."""
+    return Tokenized(
+        {image: [tokenized(caption)] for image, caption in captions.items()},
+        {image: [tokenized(reference) for reference in references[image]] for image in captions},
+    )

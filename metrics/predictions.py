@@ -122,6 +122,26 @@ def select_predictions(
     return kept
 
 
+def read_same_images(path: Path, table: pd.DataFrame, images: Collection[str]) -> dict[str, str]:
+    """`read_predictions`, for a file that must have the captions of `images` and of no others.
+
+    Raises UserError as `read_predictions`, or if the images differ.
+    """
+    captions = read_predictions(path, table)
+    missing = [image for image in images if image not in captions]
+    extra = [image for image in captions if image not in images]
+    if missing or extra:
+        splits = table.loc[table["image"].isin(extra), "split"].unique()
+        of_split = f" of the split {' and '.join(splits)}" if len(splits) else ""
+        found = [f"{len(missing):,} missing ({some(missing)})"] * bool(missing)
+        found += [f"{len(extra):,} others{of_split} ({some(extra)})"] * bool(extra)
+        raise UserError(
+            f"--against {path}: its images are not the {len(images):,} that are scored here: "
+            f"{'; '.join(found)}; compare evaluations of the same images and split"
+        )
+    return captions
+
+
 def image_ids(table: pd.DataFrame) -> dict[str, int | str]:
     """Image name -> its id in the captions file, or the name again if the file has no ids."""
     column = "image_id" if "image_id" in table else "image"

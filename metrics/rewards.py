@@ -53,6 +53,7 @@ class Rewards:
         vocab_size: int,
         cider: float = 1.0,
         bleu: float = 0.0,
+        equal_weights: bool = False,
     ):
         """Count the n-grams of the references, which also yield the document frequencies of CIDEr-D.
 
@@ -62,6 +63,7 @@ class Rewards:
             vocab_size: number of words in the vocabulary.
             cider: weight of CIDEr-D, which lies between 0 and 10.
             bleu: weight of sentence BLEU-4, which lies between 0 and 1.
+            equal_weights: CIDEr-D without document frequencies: all n-grams have the weight 1.
 
         Raises:
             UserError: the vocabulary is too large for an n-gram to fit into 64 bits.
@@ -85,6 +87,8 @@ class Rewards:
         frequency = np.bincount(self.entries % len(self.keys))
         self.log_images = np.log(n)
         self.idf = self.log_images - np.log(frequency)  # every key occurs in a reference: no log of 0
+        if equal_weights:
+            self.log_images, self.idf = 1.0, np.ones(len(frequency))
 
         norm = _vector_norms(grams, grams.count * self.idf[gram], len(captions))
         self.norm = np.zeros((n, width, _ORDERS))

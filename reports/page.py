@@ -12,18 +12,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
-from markupsafe import Markup
 from PIL import Image
 
 from captioning import Caption
-from data.transforms import upright_rgb
 from outputs import OutputFolder
 from reports.attention import BLUR, GLOW, HEAT, UNLIT, full_scale
+from reports.html import inserted, thumbnail_jpeg, write_html
 
 LEVELS = 31  # of attention in a cell; the page smooths the maps, so the steps are not visible
-_HERE = Path(__file__).parent
-_THUMBNAIL = 480  # pixels, the longer side: sharp at the 240 to 300 CSS pixels of an image on the page
 _EAGER = 8  # images that are loaded immediately; others are loaded when they come into view
 _OVERLAY = 96  # pixels, the longer side: enough for a smooth map, which the browser enlarges
 
@@ -89,10 +85,8 @@ class Page:
         """Add an image; writes its thumbnail. Raises UserError if it cannot be written."""
         result, attention = entry.result, entry.result.attention
         thumbnail = self.thumbnail(len(self.cards) + 1)
-        small = upright_rgb(entry.image)
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
         with self.outputs.writing(thumbnail) as temporary:
-            small.save(temporary, format="jpeg", quality=85)
+            temporary.write_bytes(thumbnail_jpeg(entry.image))
         card = {
             "name": entry.name,
             "caption": result.caption,
@@ -117,22 +111,19 @@ class Page:
             card["scores"] = (scores or {}).get(card["name"], {})
             values = [card["log_prob"], *(card["scores"].get(name, float("nan")) for name in measures)]
             card["numbers"] = " ".join(f"{value:.4g}" for value in values)
-        environment = Environment(
-            loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        html = environment.get_template("page.html.j2").stream(
+        write_html(
+            self.outputs,
+            self.path.name,
+            "page.html.j2",
             cards=self.cards,
             title=title,
             measures=["log p", *measures],
             eager=_EAGER,
             maps=self.maps.text(),
             settings=_settings(),
-            css=Markup((_HERE / "page.css").read_text("utf-8").strip()),
-            script=Markup((_HERE / "page.js").read_text("utf-8").strip()),
+            css=inserted("page.css"),
+            script=inserted("page.js"),
         )
-        with self.outputs.writing(self.path.name) as temporary:
-            # A file name that is not valid UTF-8 has lone surrogates in Python. They become "?".
-            html.dump(str(temporary), encoding="utf-8", errors="replace")
         number = len(self.cards) + 1
         while (name := self.thumbnail(number)) in self.outputs.digests:
             self.outputs.remove(name)

@@ -1,0 +1,62 @@
+"""analysis.html: what is right and wrong about captions, with the worst and the best of them."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.transforms import read_image
+from metrics.analysis import Analysis
+from outputs import OutputFolder
+from reports.html import inserted, thumbnail_jpeg, write_html
+
+ANALYSIS_PAGE = "analysis.html"
+_SHOWN = 20  # worst captions, and as many of the best
+
+
+def write_analysis(
+    outputs: OutputFolder, title: str, analysis: Analysis, scores: Mapping[str, float], image_folder: Path
+) -> None:
+    """Write the page: one file, which needs nothing beside it and no network.
+
+    scores: of the whole set, by name. An image that cannot be read is left out of its card. Raises UserError
+    if the page cannot be written.
+    """
+    ranked = list(analysis.scores)
+    shown = min(_SHOWN, (len(ranked) + 1) // 2)  # no image is among the worst and the best, if there are two
+    write_html(
+        outputs,
+        ANALYSIS_PAGE,
+        "analysis.html.j2",
+        title=title,
+        num_images=len(ranked),
+        analysis=analysis,
+        scores=scores,
+        parts={
+            "worst": [_card(analysis, image, image_folder) for image in ranked[:shown]],
+            "best": [_card(analysis, image, image_folder) for image in reversed(ranked[-shown:])],
+        },
+        css=inserted("page.css", "analysis.css"),
+    )
+
+
+def _card(analysis: Analysis, image: str, image_folder: Path) -> dict:
+    words = analysis.words[image].values()
+    return {
+        "name": image,
+        "caption": analysis.captions[image],
+        "thumbnail": _data_url(image_folder / image),
+        "scores": analysis.scores[image],
+        "wrong": sorted(word for found in words for word in found.wrong),
+        "missed": sorted(word for found in words for word in found.missed),
+        "other": analysis.others and analysis.others.captions[image],
+        "references": analysis.references[image],
+    }
+
+
+def _data_url(path: Path) -> str:
+    """The thumbnail itself as a URL; empty if the image cannot be read."""
+    try:
+        image = read_image(path)
+    except OSError:
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(thumbnail_jpeg(image)).decode()}"
