@@ -64,8 +64,9 @@ class Section(BaseModel):
         """Refuse what pydantic would take: true as the number 1, and names that no file can have."""
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError("true and false (in YAML also yes, no, on, off) are no value for this key")
-        if isinstance(value, int) and value.bit_length() > 300:  # Python refuses to write one of 4,300 digits
-            raise ValueError("it is too large a number")
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, int) and item.bit_length() > 300:  # Python refuses to write 4,300 digits
+                raise ValueError("it is too large a number")
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str | Path):
                 _check_name(str(text))

@@ -191,6 +191,7 @@ def _process(rank: int, store: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_add_up_what_they_find(tmp_path):
     torch.multiprocessing.spawn(_process, [str(tmp_path / "store")], nprocs=2)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from config import Config
@@ -196,6 +196,7 @@ ANYTHING = st.recursive(
 
 
 @settings(deadline=None, max_examples=300)
+@example("search.exclude", [10**5000], None)
 @given(st.sampled_from(sorted(all_keys())), ANYTHING, st.none() | ANYTHING)
 def test_any_value_gives_a_configuration_or_one_line(key, value, other):
     """A checkpoint can carry anything: what is accepted is written as YAML and read again."""
@@ -260,3 +261,20 @@ def test_captions_are_one_file_or_a_list_of_files():
         config = make_config({}, [f"data.captions={override}"])
         assert config.data.captions == [Path(file) for file in files]
         assert make_config(config.as_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.include=[a,b,c,d,e]"], r"search\.include=.*at most 4"),
+        (["search.include=dog", "search.temperature=1"], r"search\.include: .*set search\.temperature=0"),
+        (["search.include=dog", "search.beam=2", "search.groups=2"], r"set search\.groups=1"),
+        (["search.beam=5", "search.groups=2"], r"search\.groups=2: it must divide search\.beam=5"),
+        (["search.min_length=9", "search.max_length=8"], r"search\.min_length: .*max_length=8 is too short"),
+        (["search.include=[a,b]", "search.max_length=1"], r"search\.include: .*max_length=1 is too short"),
+    ],
+    ids=str,
+)
+def test_searches_that_are_not_possible_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        make_config({}, overrides)

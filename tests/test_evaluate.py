@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,18 @@ def test_predictions_for_other_images_are_refused(trained):
     assert "x.png" in text
     (trained / "p.json").write_text("{")
     assert "p.json" in run(trained, "evaluate", "--config", "tiny.yaml", "--predictions", "p.json", status=2)
+
+
+def test_several_checkpoints_are_scored_together_and_beside_their_own_scores(trained):
+    shutil.copy(trained / "runs/tiny/best.pth", trained / "other.pth")
+    run(trained, "evaluate", "--split", "val", "search.beam=2")
+    text = run(
+        trained, "evaluate", "--split", "val", "--checkpoint", "runs/tiny", "other.pth", "search.beam=2"
+    )
+    folder = trained / "runs/tiny/eval-val-ensemble"
+    assert str(folder.relative_to(trained)) in text
+    alone = json.loads((trained / "runs/tiny/eval-val/captions.json").read_text())
+    assert json.loads((folder / "captions.json").read_text()) == alone  # of two equal models
+    assert "no checkpoint at none.pth" in run(
+        trained, "evaluate", "--checkpoint", "runs/tiny", "none.pth", "--split", "val", status=2
+    )

@@ -42,6 +42,7 @@ def built(docs: Path):
     return build.Build(docs, regions={"table": lambda: "| a |"}, executed=["page.md"])
 
 
+@pytest.mark.slow
 def test_the_pages_show_what_the_code_prints():
     differences = build.Build().differences
     assert not differences, "\n".join(["run `python docs/build.py`:", *map(str, differences)])
