@@ -89,10 +89,15 @@ def _is_text(key: str, text: str) -> bool:
 
     To YAML, 1.50 is 1.5, `on` is true, and in `a #b` a comment begins.
     """
-    field = all_keys().get(".".join(key.split(".")[-2:]))
+    field = all_keys().get(without_phase(key))
     if field is None or field.annotation not in (str, Path, UserPath | None):
         return False
     return bool(text) and text[0] not in "'\"" and text not in ("null", "~")
+
+
+def without_phase(key: str) -> str:
+    """`section.key` of `phases.NAME.section.key`; another key as it is."""
+    return ".".join(key.split(".")[-2:])
 
 
 def _explain(problem: ErrorDetails) -> str:

@@ -67,7 +67,6 @@ class Section(BaseModel):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, int) and item.bit_length() > 300:  # Python refuses to write 4,300 digits
                 raise ValueError("it is too large a number")
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str | Path):
-                _check_name(str(text))
+            if isinstance(item, str | Path):
+                _check_name(str(item))
         return value

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ class PackedCaptions:
         """M"""
         return len(self.images)
 
+    @cached_property
+    def caption_places(self) -> torch.Tensor:
+        """(P,) int64, where `by_caption` puts a row: caption times T, plus its step."""
+        return self.captions * len(self.active) + self.steps
+
     def to(self, compute: Compute) -> "PackedCaptions":
         """On the device, without waiting for it."""
         names = [field.name for field in fields(self) if isinstance(getattr(self, field.name), torch.Tensor)]
@@ -53,22 +59,25 @@ class PackedCaptions:
 
     def by_image(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (P, ...) -> (N, Q, ...), with zeros after the rows of an image that has fewer."""
-        shape = self.num_images * self.largest, *rows.shape[1:]
-        return rows.new_zeros(shape).index_copy(0, self.places, rows).unflatten(0, (-1, self.largest))
+        return _spread(rows, self.places, self.num_images, self.largest)
 
     def by_caption(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (P, ...) -> (M, T, ...), with zeros after the rows of a caption that is shorter."""
-        shape = self.num_captions * len(self.active), *rows.shape[1:]
-        places = self.captions * len(self.active) + self.steps
-        return rows.new_zeros(shape).index_copy(0, places, rows).unflatten(0, (-1, len(self.active)))
+        return _spread(rows, self.caption_places, self.num_captions, len(self.active))
 
     def by_token(self, grouped: torch.Tensor) -> torch.Tensor:
         """(M, T, ...) -> rows (P, ...); the reverse of `by_caption`."""
-        return grouped.flatten(0, 1).index_select(0, self.captions * len(self.active) + self.steps)
+        return grouped.flatten(0, 1).index_select(0, self.caption_places)
 
     def by_row(self, grouped: torch.Tensor) -> torch.Tensor:
         """(N, Q, ...) -> rows (P, ...); the reverse of `by_image`."""
         return grouped.flatten(0, 1).index_select(0, self.places)
+
+
+def _spread(rows: torch.Tensor, places: torch.Tensor, count: int, width: int) -> torch.Tensor:
+    """Rows (P, ...) at their places in (count, width, ...), with zeros between them."""
+    zeros = rows.new_zeros(count * width, *rows.shape[1:])
+    return zeros.index_copy(0, places, rows).unflatten(0, (count, width))
 
 
 def pack(

@@ -1,7 +1,6 @@
 """The job of train.py: a new training, one that starts from another model, or a stopped one that goes on."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -56,7 +55,7 @@ def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption
             if (status := run.train()) or phase.number + 1 == len(configs):
                 return status
             phase, resumption = run.next_phase(), None
-            checkpoint = replace(load_checkpoint(config.run_folder / BEST), training=None)
+            checkpoint = load_checkpoint(config.run_folder / BEST)
 
 
 def _phase(

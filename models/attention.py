@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from data.packing import PackedCaptions
+
 
 class SoftAttention(nn.Module):
     """Additive attention: e_i = v . tanh(W a_i + U h), alpha = softmax(e), context = sum_i alpha_i a_i.
@@ -68,3 +70,11 @@ class DotAttention(nn.Module):
         alphas = energy.float().softmax(dim=3)
         contexts = alphas.to(values.dtype) @ values
         return contexts.transpose(1, 2).flatten(2), alphas.mean(dim=1)
+
+    def of_captions(self, keys, values, hidden: torch.Tensor, captions: PackedCaptions):
+        """Attend once for each row of packed captions: hidden (P, H) -> contexts (P, D), alphas (P, L)."""
+        return [captions.by_row(x) for x in self(keys, values, captions.by_image(hidden))]
+
+    def of_sequences(self, keys, values, hidden: torch.Tensor):
+        """Attend once for each of B = N K sequences: hidden (B, H) -> contexts (B, D), alphas (B, L)."""
+        return [x.flatten(0, 1) for x in self(keys, values, hidden.unflatten(0, (len(keys), -1)))]

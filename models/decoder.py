@@ -6,7 +6,7 @@ A decoder turns the grid of an image into words. Search and teacher forcing use 
     step(tokens (B,), state) -> logits (B, V), state, alphas (B, L) or None
     forward(grid, captions) -> logits (P, V), alphas (P, L) or None
 
-`forward` is teacher forcing: it reads packed reference captions (models/packing.py), with a row for each of
+`forward` is teacher forcing: it reads packed reference captions (data/packing.py), with a row for each of
 the P tokens to predict. It equals repeated `step`. The decoders in models/decoders/ compute everything that
 does not depend on the previous word outside the time loop.
 """

@@ -23,13 +23,14 @@ class FoldedBatchNorms(fx.Interpreter):
                 [source] = node.all_input_nodes
                 if type(self.layer(source)) is nn.Conv2d and len(source.users) == 1:
                     self.folded[node] = source
+        self.sources = set(self.folded.values())
 
     def layer(self, node: fx.Node) -> Any:
         """The layer that a node runs; None for other nodes."""
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def run_node(self, node: fx.Node):
-        if node in self.folded.values():
+        if node in self.sources:
             return self.env[node.all_input_nodes[0]]  # for the batch norm
         if node not in self.folded:
             return super().run_node(node)

@@ -15,6 +15,7 @@ from models.backbone import belongs_to
 from models.encoder import EncoderCNN
 from models.grid import Grid, as_map, grid_of
 from models.torchvision_models import build
+from tests.helpers import invent_statistics
 from utils import UserError
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -130,15 +131,6 @@ def test_batch_norms_fold_into_convolutions_without_a_difference(name):
         torch.testing.assert_close(fast(IMAGES), grid, rtol=1e-3, atol=1e-4)
     assert grid.std() > 0.01
     assert all(torch.equal(before[key], value) for key, value in state_of(encoder).items())
-
-
-def invent_statistics(model: nn.Module) -> None:
-    """Fill in statistics of batch norms, as if the model were trained."""
-    for key, value in model.state_dict().items():
-        if key.endswith("running_mean"):
-            value.uniform_(-0.1, 0.1)
-        if key.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0"])

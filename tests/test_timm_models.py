@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from captioning import Captioner
 from config import EncoderConfig
@@ -16,7 +15,7 @@ from models.encoder import EncoderCNN
 from models.grid import as_map, grid_of
 from models.model import build_model, pack_model
 from models.summary import summarise
-from tests.helpers import CPU, tiny
+from tests.helpers import CPU, invent_statistics, tiny
 from utils import UserError
 
 WORDS = ["<pad>", "<sos>", "<eos>", "<unk>", "a", "dog"]
@@ -79,15 +78,6 @@ def test_the_grid_is_what_timms_own_forward_features_gives(
         assert (weight.grad is not None) == any(belongs_to(key, part) for part in trained), key
     after = encoder.backbone.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)  # statistics of batch norms, too
-
-
-def invent_statistics(model: nn.Module) -> None:
-    """Fill in statistics of batch norms, as if the model were trained."""
-    for key, value in model.state_dict().items():
-        if key.endswith("running_mean"):
-            value.uniform_(-0.1, 0.1)
-        if key.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
 
 
 def test_stages_are_cut_and_joined_as_with_torchvision(timm):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from config import Config
-from config_reading import make_config
+from config_reading import make_config, without_phase
 from models.checkpoint import Checkpoint, load_checkpoint
 from training.changeable import CHANGEABLE, LEARNING
 from training.folder import BEST, CHECKPOINT
@@ -37,7 +37,7 @@ class Resumption:
     @property
     def learns_differently(self) -> bool:
         """Whether a change concerns training itself, so that an earlier lack of progress means nothing."""
-        return any(_plain(key) in LEARNING for key in self.changes)
+        return any(without_phase(key) in LEARNING for key in self.changes)
 
     def require_same_captions(self, table: pd.DataFrame) -> None:
         """Raise UserError if the table is not the one that the run began with."""
@@ -116,7 +116,7 @@ def resumed(folder: Path, overrides: list[str], asked: Config | None = None) -> 
     config = make_config(values, overrides)
     changes = _differences(before, config)
     for key, (old, new) in changes.items():
-        if _plain(key) not in CHANGEABLE:
+        if without_phase(key) not in CHANGEABLE:
             raise UserError(
                 f"{key} cannot change from {old} to {new} when a run is resumed; leave it out, or start "
                 "another run with run.name=NAME"
@@ -157,11 +157,6 @@ def _flat(config: Config) -> dict[str, object]:
         for section, keys in sections.items()
         for key, value in keys.items()
     }
-
-
-def _plain(key: str) -> str:
-    """`section.key`, without the phase in front of it."""
-    return ".".join(key.split(".")[-2:])
 
 
 def _print_ignored(asked: Config, config: Config) -> None:

@@ -60,9 +60,9 @@ class DotAttentionDecoder(AttendingDecoder):
         inputs = embedded.unflatten(0, (len(keys), -1)) + from_image.unsqueeze(1)
         hidden, memory = self.lstm(inputs.flatten(0, 1), *state.sequence)
         last = hidden[:, -1]
-        contexts, alphas = self.attention(keys, values, last.unflatten(0, (len(keys), -1)))
-        logits = self.to_logits(last, self.gated(last, contexts.flatten(0, 1)), embedded)
-        return logits, state.with_sequence(LSTMSequence(hidden, memory)), alphas.flatten(0, 1)
+        contexts, alphas = self.attention.of_sequences(keys, values, last)
+        logits = self.to_logits(last, self.gated(last, contexts), embedded)
+        return logits, state.with_sequence(LSTMSequence(hidden, memory)), alphas
 
     def forward(self, grid: torch.Tensor, captions: PackedCaptions):
         state = self.start(grid)
@@ -70,8 +70,7 @@ class DotAttentionDecoder(AttendingDecoder):
         inputs = embedded + state.image.inputs.index_select(0, captions.row_images)
         hidden, memory = (x.index_select(0, captions.images) for x in state.sequence)
         hiddens = self.lstm.read(inputs, hidden, memory, captions)
-        grouped = self.attention(state.image.keys, state.image.values, captions.by_image(hiddens))
-        contexts, alphas = (captions.by_row(x) for x in grouped)
+        contexts, alphas = self.attention.of_captions(state.image.keys, state.image.values, hiddens, captions)
         return self.to_logits(hiddens, self.gated(hiddens, contexts), embedded), alphas
 
     def gated(self, hidden: torch.Tensor, context: torch.Tensor) -> torch.Tensor:

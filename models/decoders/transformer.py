@@ -44,8 +44,7 @@ class WholeCaptions:
     def cells(self, layer: int, attention: DotAttention, rows: torch.Tensor):
         """(P, H) -> contexts (P, H) and alphas (P, L)."""
         keys, values = (x[:, layer] for x in self.image)
-        grouped = attention(keys, values, self.captions.by_image(rows))
-        return [self.captions.by_row(x) for x in grouped]
+        return attention.of_captions(keys, values, rows, self.captions)
 
 
 class NextWord:
@@ -66,8 +65,7 @@ class NextWord:
     def cells(self, layer: int, attention: DotAttention, rows: torch.Tensor):
         """(B, H) -> contexts (B, H) and alphas (B, L)."""
         keys, values = (x[:, layer] for x in self.image)
-        grouped = attention(keys, values, rows.unflatten(0, (len(keys), -1)))
-        return [x.flatten(0, 1) for x in grouped]
+        return attention.of_sequences(keys, values, rows)
 
 
 class TransformerDecoder(Decoder):
