@@ -7,6 +7,8 @@ from models.history import History
 from utils import EOS, PAD, SOS, UNK
 
 NEVER = (PAD, SOS, UNK)  # no caption contains these
+# Bits of the random number that draws a word, and of a probability: their product fits into 63 bits.
+RANDOM_BITS, _PROBABILITY_BITS = 30, 32
 _COLDEST = 1e-30  # temperature; a lower one divides 0 by something that float32 rounds to 0
 
 
@@ -57,19 +59,23 @@ def _repeating(tokens: torch.Tensor, n: int) -> torch.Tensor:
     return ngrams[:, :, -1].where((ngrams[:, :, :-1] == last).all(dim=2), PAD)
 
 
-def draw(logits: torch.Tensor) -> torch.Tensor:
-    """One token (B,) from the softmax of each row of `choosable` logits (B, V), by torch's global generator.
+def draw(logits: torch.Tensor, randoms: torch.Tensor) -> torch.Tensor:
+    """One token (B,) from the softmax of each row of `choosable` logits (B, V).
 
     It is the first word up to which the probabilities add up to more than a random number: one number per
     row, where `multinomial` draws one for each word. The sums are of integers, which is exact in any order.
 
     Where nothing is probable, or a model that is not finite has made everything NaN, it is any word:
     `multinomial` would raise an error, but a loss that is not finite only skips a step.
+
+    Args:
+        randoms: (B,) int64, evenly distributed over [0, 2^RANDOM_BITS).
     """
-    probabilities = forbid(logits.softmax(dim=1).nan_to_num(1.0), 0.0)
-    sums = (probabilities * 2**32).long().cumsum(dim=1)
-    random = torch.randint(2**62, (len(sums), 1), device=sums.device) % sums[:, -1:]
-    return torch.searchsorted(sums, random, right=True).squeeze(1)
+    probabilities = forbid(logits.softmax(dim=1).nan_to_num(1 / logits.shape[1]), 0.0)
+    sums = (probabilities * 2**_PROBABILITY_BITS).long().cumsum(dim=1)
+    # Not the remainder, for which a rounding error in one of the probabilities would be a different number.
+    threshold = randoms.unsqueeze(1) * sums[:, -1:] >> RANDOM_BITS
+    return torch.searchsorted(sums, threshold, right=True).squeeze(1)
 
 
 def temper(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:

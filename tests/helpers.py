@@ -12,6 +12,7 @@ from compute import Compute
 from config import Config, DecoderConfig
 from config_reading import make_config
 from data.packing import PackedCaptions, pack
+from models.choices import RANDOM_BITS
 from models.decoder import Decoder
 from models.decoders import DECODERS
 from utils import PAD
@@ -90,6 +91,11 @@ def invent_statistics(model: torch.nn.Module) -> None:
             value.uniform_(-0.1, 0.1)
         if key.endswith("running_var"):
             value.uniform_(0.5, 1.5)
+
+
+def randoms(*shape: int) -> torch.Tensor:
+    """Random numbers as training/randomness.py gives them."""
+    return torch.randint(2**RANDOM_BITS, shape, generator=torch.Generator().manual_seed(0))
 
 
 def packed(captions: torch.Tensor, image_index: torch.Tensor, num_images: int) -> PackedCaptions:

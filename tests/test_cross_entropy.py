@@ -8,7 +8,7 @@ import torch
 from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import build_model
-from tests.helpers import CPU, IMAGES, packed, small_decoder, tiny, unpacked
+from tests.helpers import CPU, IMAGES, packed, randoms, small_decoder, tiny, unpacked
 from training.loss import caption_loss
 from training.objectives.cross_entropy import CrossEntropy, sampling_probability, scheduled_sampling
 from utils import EOS, PAD, SOS, UNK
@@ -30,7 +30,7 @@ def certain_decoder(kind: str):
 @torch.no_grad()
 def test_sampled_words_follow_from_the_sampled_words_before_them(kind):
     made, grid, captions = certain_decoder(kind), torch.randn(2, 4, 3), packed(CAPTIONS, IMAGE_INDEX, 2)
-    read = scheduled_sampling(made, grid, captions, probability=1.0)
+    read = scheduled_sampling(made, grid, captions, randoms(2, 2, 10), probability=1.0)
     logits = unpacked(made(grid, read)[0], read, CAPTIONS)
     logits[:, :, [PAD, SOS, EOS, UNK]] = -torch.inf
     inputs, expected = unpacked(read.inputs, read, CAPTIONS), logits.argmax(dim=2)
@@ -46,9 +46,11 @@ def test_words_are_replaced_with_the_given_probability():
     captions = packed(padded, torch.zeros(500, dtype=torch.int64), 1)
     made, grid = certain_decoder("lstm"), torch.randn(1, 4, 3)
     made.output.score.bias[4] = -1e6  # the model itself never samples 4
-    read = scheduled_sampling(made, grid, captions, probability=0.25).inputs
+    numbers = randoms(1, 500, 12)
+    read = scheduled_sampling(made, grid, captions, numbers, probability=0.25).inputs
     assert float((read[500:] != 4).float().mean()) == pytest.approx(0.25, abs=0.04)
-    assert torch.equal(scheduled_sampling(made, grid, captions, probability=0.0).inputs, captions.inputs)
+    unchanged = scheduled_sampling(made, grid, captions, numbers, probability=0.0)
+    assert torch.equal(unchanged.inputs, captions.inputs)
 
 
 def test_the_probability_rises_from_0_to_that_of_the_last_epoch():
@@ -85,3 +87,19 @@ def test_sampled_words_are_read_and_the_caption_s_own_are_the_targets(tmp_path, 
 def forward(model, batch: Batch):
     logits, alphas = model(batch.images, batch.packed())
     return logits, batch.packed(), alphas
+
+
+def test_what_is_sampled_for_an_image_does_not_depend_on_the_others(tmp_path):
+    config = tiny(tmp_path, train={"scheduled_sampling": 0.9, "epochs": 2})
+    objective = CrossEntropy(build_model(config, vocab_size=9), config, CPU, train_set=None)
+
+    def read(index: int, captions: list[int]) -> torch.Tensor:
+        """What is read of the captions of one image, in a batch with the first `captions`."""
+        images = IMAGE_INDEX[captions] - IMAGE_INDEX[captions].min()
+        batch = packed(CAPTIONS[captions], images, int(images.max()) + 1)
+        indices = sorted({int(IMAGE_INDEX[c]) + 7 for c in captions})
+        sampled = objective.sample_inputs(IMAGES[: len(indices)], batch, indices, 2)
+        padded = unpacked(sampled.inputs, sampled, CAPTIONS[captions])
+        return padded[IMAGE_INDEX[captions] == index]
+
+    assert torch.equal(read(0, [0, 1, 2]), read(0, [0, 1]))

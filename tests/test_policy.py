@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import CaptionModel, build_model
 from models.search import SearchOptions, search
-from tests.helpers import CPU, packed, small_decoder, tiny, unpacked
+from tests.helpers import CPU, packed, randoms, small_decoder, tiny, unpacked
 from training.objectives.actor_critic import (
     ActorCritic,
     ActorCriticAverages,
@@ -128,7 +129,7 @@ def test_the_estimate_is_the_exact_gradient_of_the_expected_reward(tmp_path, kin
         with torch.no_grad():
             trained.critic.layers[2].weight.mul_(20)
     batch = toy_batch(20_000)
-    loss = trained(batch, [0] * len(batch.images), epoch=1)
+    loss = trained(batch, range(len(batch.images)), epoch=1)
     estimate, exact = -gradient(model, loss.total(CPU)), exact_gradient(model, rl.get("temperature", 1.0))
     assert float((estimate - exact).norm() / exact.norm()) < 0.08
 
@@ -159,7 +160,7 @@ def test_training_raises_the_reward(tmp_path, kind):
     model = toy_model()
     objective_ = objective(kind, model, tmp_path, entropy_weight=0.0)
     trainer = Trainer(objective_, steps_per_epoch=100)
-    rewards = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
+    rewards = [trainer.step(toy_batch(16), range(16), epoch) for epoch in range(1, 61)]
     means = [float(loss.sums["reward"] / loss.sums["captions"]) for loss in rewards]
     best = toy_reward(every_caption()[:, 1:].numpy(), None).max()
     assert means[0] < best - 1.5
@@ -171,7 +172,7 @@ def test_the_critic_learns_a_constant_reward(tmp_path):
     sevens = lambda tokens, images: np.full(len(tokens), 0.7)  # noqa: E731
     constant = objective(ActorCritic, model, tmp_path, rewards=sevens, batch_mean=False)
     trainer = Trainer(constant, steps_per_epoch=300)
-    losses = [trainer.step(toy_batch(8), [0] * 8, epoch=1) for _ in range(300)]
+    losses = [trainer.step(toy_batch(8), range(8), epoch) for epoch in range(1, 301)]
     errors = [float(loss.sums["critic_loss"] / loss.sums["tokens"]) for loss in losses]
     assert errors[0] > 0.1
     assert max(errors[-5:]) < 1e-3
@@ -192,7 +193,7 @@ def test_what_all_captions_are_rewarded_alike_for_teaches_nothing(tmp_path, base
         rewards=lambda tokens, images: np.full(len(tokens), 0.7),
         baseline=baseline,
     )
-    loss = made(toy_batch(8), [0] * 8, epoch=1)
+    loss = made(toy_batch(8), range(8), epoch=1)
     assert float(gradient(model, loss.total(CPU)).abs().max()) < 1e-6
 
 
@@ -224,8 +225,7 @@ def test_the_critic_s_error_has_its_weight_in_the_loss(tmp_path):
     made = objective(ActorCritic, model, tmp_path)
     for weight in (0.5, 2.0):
         made.config.rl = made.config.rl.model_copy(update={"value_weight": weight})
-        torch.manual_seed(1)  # the same samples
-        losses.append(made(toy_batch(8), [0] * 8, epoch=1))
+        losses.append(made(toy_batch(8), range(8), epoch=1))
     error = losses[0].sums["critic_loss"] / losses[0].sums["tokens"]
     difference = losses[1].total(CPU) - losses[0].total(CPU)
     torch.testing.assert_close(difference.detach(), 1.5 * error)
@@ -264,7 +264,7 @@ def test_a_gradient_reaches_the_encoder_only_where_it_is_trained(tmp_path, kind,
 def test_finished_captions_leave_the_batch_without_changing_the_others(kind):
     model = toy_model(kind)
     grid = torch.randn(7, 2, 3)
-    captions, states = rollout(model.decoder, grid, samples=4, max_length=9, temperature=1.0)
+    captions, states = rollout(model.decoder, grid, randoms(7, 4, 10), temperature=1.0)
     assert captions.shape[0] == 28
     assert states.shape[:2] == (28, captions.shape[1] - 1)
     lengths = (captions != PAD).sum(dim=1)
@@ -284,11 +284,25 @@ def test_finished_captions_leave_the_batch_without_changing_the_others(kind):
         torch.testing.assert_close(states[is_token, t], model.decoder.critic_input(state)[is_token])
 
 
+@pytest.mark.parametrize("kind", [SelfCritical, ActorCritic])
+def test_what_is_sampled_for_an_image_depends_on_the_seed_and_the_epoch_alone(tmp_path, kind):
+    made = objective(kind, toy_model(), tmp_path, samples=3)
+    grid = torch.randn(9, 2, 3)
+
+    def sampled(places: list[int], epoch: int = 1) -> list:
+        captions = made.sample(grid[places], places, epoch).captions.unflatten(0, (-1, 3))
+        return F.pad(captions, (0, LONGEST + 2 - captions.shape[2])).tolist()
+
+    whole = sampled([*range(9)])
+    assert whole == [*sampled([0, 1, 2, 3]), *sampled([4, 5, 6, 7, 8])]
+    assert whole != sampled([*range(9)], epoch=2)
+
+
 @pytest.mark.parametrize("kind", DECODERS)
 def test_the_greedy_caption_is_the_search_s_and_comes_first(kind):
     model = toy_model(kind)
     grid = torch.randn(7, 2, 3)
-    captions, _ = rollout(model.decoder, grid, 3, max_length=30, temperature=1.0, greedy=True)
+    captions, _ = rollout(model.decoder, grid, randoms(7, 3, 31), temperature=1.0, greedy=True)
     expected = search(model.decoder, grid, SearchOptions(beam=1, max_length=30)).tokens[:, 0]
     greedy = captions.view(7, 4, -1)[:, 0, 1:]
     for mine, theirs in zip(greedy.tolist(), expected.tolist(), strict=True):
@@ -313,7 +327,7 @@ def test_a_model_that_is_not_finite_is_sampled_without_an_error_and_its_loss_is_
     model, grid = toy_model(), toy_batch(3).images
     with torch.no_grad():
         model.decoder.output.score.bias.fill_(torch.nan)
-    captions, _ = rollout(model.decoder, grid, samples=2, max_length=4, temperature=1.0)
+    captions, _ = rollout(model.decoder, grid, randoms(3, 2, 5), temperature=1.0)
     rows = packed(captions, torch.arange(3).repeat_interleave(2), 3)
     log_probs, _ = log_probabilities(model.decoder, grid, rows, temperature=1.0)
     assert log_probs.isnan().all()
@@ -322,9 +336,9 @@ def test_a_model_that_is_not_finite_is_sampled_without_an_error_and_its_loss_is_
 def test_rewards_are_centred_clipped_discounted_as_worked_out_by_hand():
     rl = SimpleNamespace(batch_mean=True, reward_clip=1.5)
     rewards = torch.tensor([0.0, 1.0, 5.0])
-    torch.testing.assert_close(prepare(rewards, rl), torch.tensor([-1.5, -1.0, 1.5]))
+    torch.testing.assert_close(prepare(rewards, torch.tensor(2.0), rl), torch.tensor([-1.5, -1.0, 1.5]))
     rl = SimpleNamespace(batch_mean=False, reward_clip=0.0)
-    torch.testing.assert_close(prepare(rewards, rl), rewards)
+    torch.testing.assert_close(prepare(rewards, torch.tensor(2.0), rl), rewards)
     real = torch.tensor([[True, True, True], [True, False, False]])
     returns = discounted(torch.tensor([8.0, 3.0]), real, gamma=0.5)
     assert returns[real].tolist() == [2.0, 4.0, 8.0, 3.0]
@@ -345,6 +359,6 @@ def test_the_entropy_bonus_keeps_the_policy_open(tmp_path):
         model = toy_model()
         trained = objective(ActorCritic, model, tmp_path, entropy_weight=weight, anneal_entropy=False)
         trainer = Trainer(trained, steps_per_epoch=100)
-        losses = [trainer.step(toy_batch(16), [0] * 16, epoch=1) for _ in range(60)]
+        losses = [trainer.step(toy_batch(16), range(16), epoch) for epoch in range(1, 61)]
         entropies.append(float(losses[-1].sums["entropy"] / losses[-1].sums["tokens"]))
     assert entropies[1] > entropies[0] + 0.3

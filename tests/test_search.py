@@ -17,7 +17,7 @@ from models.choices import choosable, cut_tail, draw
 from models.decoders import DECODERS
 from models.search import SearchOptions, search
 from models.state import DecoderState
-from tests.helpers import small_decoder
+from tests.helpers import randoms, small_decoder
 from utils import EOS, PAD, SOS, UNK
 
 WORDS, LENGTH = 7, 3  # three real words besides the special tokens
@@ -326,12 +326,16 @@ def test_the_tail_is_cut_where_top_k_and_top_p_say():
     assert cut_tail(log_probs, 0, 0.81).isfinite().tolist() == [[True, True, True, False]]
 
 
+def numbers(count: int) -> torch.Tensor:
+    return randoms(count, 1, 1).flatten()
+
+
 def test_training_draws_words_as_often_as_their_probabilities_say():
     logits = torch.tensor([[9.0, 9.0, 0.0, 9.0, 1.0, -1.0, 2.0], [9.0, 9.0, -20.0, 9.0, -20.0, -20.0, -21.0]])
     logits[0, 5] = -torch.inf
     for temperature in (1.0, 0.5):
         may_follow = choosable(logits, temperature)
-        drawn = draw(may_follow.repeat(20_000, 1)).view(20_000, 2)
+        drawn = draw(may_follow.repeat(20_000, 1), numbers(40_000)).view(20_000, 2)
         for row in range(2):
             expected = (logits[row, [EOS, 4, 5, 6]] / temperature).softmax(dim=0)
             shares = torch.bincount(drawn[:, row], minlength=WORDS) / 20_000
@@ -345,7 +349,7 @@ def test_training_draws_a_word_even_where_nothing_is_probable_or_not_finite():
     log_probs = torch.full((3, 50, WORDS), -torch.inf)
     log_probs[0, :, 5] = 0
     log_probs[1, :, :4] = torch.nan
-    drawn = torch.stack([draw(rows) for rows in log_probs])
+    drawn = torch.stack([draw(rows, numbers(50)) for rows in log_probs])
     assert set(drawn[0].tolist()) == {5}
     assert set(drawn[1:].flatten().tolist()) == {EOS, 4, 5, 6}
 
@@ -360,6 +364,6 @@ def test_a_step_does_not_wait_for_the_device(options):
     torch.cuda.set_sync_debug_mode("error")
     try:
         search(decoder, grid, options)
-        draw(choosable(torch.randn(4, 9, device="cuda")))
+        draw(choosable(torch.randn(4, 9, device="cuda")), numbers(4).cuda())
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -13,6 +13,7 @@ from metrics.rewards import Rewards
 from models.model import CaptionModel
 from training.averages import Averages
 from training.objective import Objective
+from training.randomness import random_numbers
 from training.rollout import Rollout, log_probabilities, rollout
 from utils import PAD, SOS, UserError
 
@@ -77,13 +78,14 @@ class PolicyObjective(Objective):
         with self.compute.autocast():
             return self.model.grid(images)
 
-    def sample(self, grid: torch.Tensor, greedy: bool = False) -> Rollout:
+    def sample(self, grid: torch.Tensor, indices: Sequence[int], epoch: int, greedy: bool = False) -> Rollout:
         """`rl.samples` captions of each image; with `greedy`, the greedy caption comes before them."""
-        rl, decoder = self.config.rl, self.model.decoder
+        config, rl = self.config, self.config.rl
+        length = config.search.max_length + 1  # with <eos>
+        numbers = random_numbers(config.run.seed, epoch, indices, rl.samples, length)
+        [numbers] = self.compute.to_device(numbers)
         with self.compute.autocast():
-            return rollout(
-                decoder, grid.detach(), rl.samples, self.config.search.max_length, rl.temperature, greedy
-            )
+            return rollout(self.model.decoder, grid.detach(), numbers, rl.temperature, greedy)
 
     def log_probabilities(
         self, grid: torch.Tensor, captions: PackedCaptions

@@ -30,25 +30,29 @@ class Rollout(NamedTuple):
 def rollout(
     decoder: Decoder,
     grid: torch.Tensor,
-    samples: int,
-    max_length: int,
+    randoms: torch.Tensor,
     temperature: float,
     greedy: bool = False,
 ) -> Rollout:
     """Sample captions for each image of `grid` (N, L, C) in one batch, which finished ones leave.
 
-    A caption that has not ended after `max_length` words and one more token is cut and has no <eos>. With
-    `greedy`, the first caption of each image is the greedy one, and the samples follow.
+    Args:
+        randoms: (N, samples, T), see training/randomness.py: a number for each token. A caption that has not
+            ended after T tokens is cut and has no <eos>.
+        greedy: whether the first caption of each image is the greedy one, which the samples follow.
     """
-    n, k, device = len(grid), samples + greedy, grid.device
+    if greedy:
+        randoms = F.pad(randoms, (0, 0, 1, 0))
+    (n, k, max_tokens), device = randoms.shape, grid.device
+    randoms = randoms.flatten(0, 1)
     state, history = decoder.start(grid).repeat(k), History(n * k, device)
     places = torch.arange(n * k, device=device).view(n, k)  # of the sequences in the batch, in the result
     tokens = torch.full((n, k), SOS, device=device)
     finished = torch.zeros(n, k, dtype=torch.bool, device=device)
-    for t in range(max_length + 1):
+    for t in range(max_tokens):
         logits, state, _ = decoder.step(tokens.flatten(), state)
         logits = choosable(logits, temperature)
-        tokens = draw(logits).view_as(places)
+        tokens = draw(logits, randoms[places.flatten(), t]).view_as(places)
         if greedy:
             tokens = torch.where(places % k == 0, logits.argmax(dim=1).view_as(places), tokens)
         history.add(finished.flatten(), tokens.flatten(), decoder.critic_input(state).float())

@@ -55,20 +55,23 @@ class ActorCritic(PolicyObjective):
     def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
         rl = self.config.rl
         grid = self.grid(batch)
-        captions, states = self.sample(grid)
+        captions, states = self.sample(grid, indices, epoch)
         captions = captions.cpu()
         rewards = self.score(captions, indices)
         packed = self.pack(captions, len(grid))
         expected = self.critic(states[packed.captions, packed.steps])
-        returns = discounted(prepare(rewards, rl), captions[:, 1:] != PAD, rl.gamma)
-        rewards, returns = self.compute.to_device(rewards, returns)
+        [rewards] = self.compute.to_device(rewards)
+        count = count_of(len(captions), grid)
+        mean = self.compute.sum(rewards.sum()) / self.compute.sum(count)
+        is_token = self.compute.to_device(captions[:, 1:] != PAD)[0]
+        returns = discounted(prepare(rewards, mean, rl), is_token, rl.gamma)
         returns = returns[packed.captions, packed.steps]
         critic_loss = (returns - expected).square().sum()
 
         log_probs, entropy = self.log_probabilities(grid, packed)
         actor_loss = -((returns - expected.detach()) * log_probs).sum()
         bonus = entropy_weight(rl, epoch, self.config.train.epochs) * entropy.sum()
-        count, num_tokens = count_of(len(captions), grid), count_of(len(packed), grid)
+        num_tokens = count_of(len(packed), grid)
         sums = {
             "reward": rewards.sum(),
             "actor_loss": actor_loss.detach(),
@@ -87,13 +90,13 @@ class ActorCritic(PolicyObjective):
         load_tensors(self.critic, state.get("critic", {}))
 
 
-def prepare(rewards: torch.Tensor, rl: RLConfig) -> torch.Tensor:
-    """The rewards (M,) that both networks learn from: minus the batch's mean, and clipped.
+def prepare(rewards: torch.Tensor, mean: torch.Tensor, rl: RLConfig) -> torch.Tensor:
+    """The rewards (M,) that both networks learn from: minus the mean of the global batch, and clipped.
 
     The mean contains each reward with weight 1 / M, which only scales the expected gradient by 1 - 1 / M.
     """
     if rl.batch_mean:
-        rewards = rewards - rewards.mean()
+        rewards = rewards - mean
     return rewards.clamp(-rl.reward_clip, rl.reward_clip) if rl.reward_clip else rewards
 
 

@@ -8,11 +8,12 @@ import torch
 
 from data.dataset import Batch
 from data.packing import PackedCaptions
-from models.choices import choosable, draw
+from models.choices import RANDOM_BITS, choosable, draw
 from models.decoder import Decoder
 from models.state import rows_of
 from training.loss import TokenAverages, caption_loss
 from training.objective import Loss, Objective
+from training.randomness import random_numbers
 from utils import EOS, SOS
 
 
@@ -25,19 +26,25 @@ class CrossEntropy(Objective):
     def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
         train = self.config.train
         [images], captions = self.compute.to_device(batch.images), batch.packed().to(self.compute)
-        probability = sampling_probability(train.scheduled_sampling, epoch, train.epochs)
-        if probability:
-            captions = self.sample_inputs(images, captions, probability)
+        if train.scheduled_sampling and epoch > 1:
+            captions = self.sample_inputs(images, captions, indices, epoch)
         with self.compute.autocast():
             logits, alphas = self.model(images, captions)
             return caption_loss(logits, captions, alphas, train.label_smoothing, train.attention_weight)
 
-    def sample_inputs(self, images, captions: PackedCaptions, probability: float) -> PackedCaptions:
+    def sample_inputs(
+        self, images, captions: PackedCaptions, indices: Sequence[int], epoch: int
+    ) -> PackedCaptions:
         """`scheduled_sampling` without dropout, as in captioning, where the model reads its own words."""
+        train = self.config.train
+        probability = sampling_probability(train.scheduled_sampling, epoch, train.epochs)
+        size = captions.per_image[0], 2 * len(captions.active)
+        numbers = random_numbers(self.config.run.seed, epoch, indices, *size)
+        [numbers] = self.compute.to_device(numbers)
         self.model.eval()
         with torch.no_grad(), self.compute.autocast():
             grid = self.model.grid(images)
-            captions = scheduled_sampling(self.model.decoder, grid, captions, probability)
+            captions = scheduled_sampling(self.model.decoder, grid, captions, numbers, probability)
         self.model.train()
         return captions
 
@@ -48,13 +55,20 @@ def sampling_probability(last: float, epoch: int, epochs: int) -> float:
 
 
 def scheduled_sampling(
-    decoder: Decoder, grid: torch.Tensor, captions: PackedCaptions, probability: float
+    decoder: Decoder,
+    grid: torch.Tensor,
+    captions: PackedCaptions,
+    randoms: torch.Tensor,
+    probability: float,
 ) -> PackedCaptions:
     """The captions with each word that is read replaced with `probability` by one that the model samples.
 
     A sample depends on the words before it, including replaced ones (Bengio et al., 2015, section 2.4). As in
     the paper, no gradient flows through the sampling, so all words can be sampled before the loss of the
     result is computed with teacher forcing. `<sos>` is never replaced, and the targets stay.
+
+    Args:
+        randoms: (N, K, 2 T) for at most K captions of an image; see training/randomness.py.
     """
     inputs, images = captions.inputs.clone(), captions.images
     # The captions of an image share its part of the state. So each image has K places, some of them unused,
@@ -62,7 +76,7 @@ def scheduled_sampling(
     rank = (images.unsqueeze(1) == images).tril(-1).sum(dim=1)
     every = torch.arange(captions.num_images, device=images.device)
     state, first = decoder.start(grid).repeat(captions.per_image[0]), 0
-    for (n, following), k in zip(pairwise(captions.active), captions.per_image, strict=False):
+    for t, ((n, following), k) in enumerate(zip(pairwise(captions.active), captions.per_image, strict=False)):
         if k < state.per_image:
             state = state.select(rows_of(every, state.per_image)[:, :k])
         places = images * k + rank
@@ -72,7 +86,8 @@ def scheduled_sampling(
         first += n
         logits = choosable(logits.index_select(0, places[:following]))
         logits[:, EOS] = -torch.inf  # a decoder never reads <eos>
-        replaced = torch.rand(following, device=inputs.device) < probability
+        whether, which = randoms[images[:following], rank[:following], 2 * t : 2 * t + 2].unbind(dim=1)
+        replaced = whether / 2**RANDOM_BITS < probability
         read = inputs[first : first + following]
-        read.copy_(torch.where(replaced, draw(logits), read))
+        read.copy_(torch.where(replaced, draw(logits, which), read))
     return replace(captions, inputs=inputs)

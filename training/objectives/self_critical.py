@@ -31,7 +31,7 @@ class SelfCritical(PolicyObjective):
         rl = self.config.rl
         greedy = rl.baseline == "greedy"
         grid = self.grid(batch)
-        captions = self.sample(grid, greedy).captions.cpu()
+        captions = self.sample(grid, indices, epoch, greedy).captions.cpu()
         rewards = self.score(captions, indices).view(len(grid), -1)  # (N, K), or (N, 1 + K)
         if greedy:
             baseline, rewards = rewards[:, :1], rewards[:, 1:]
