@@ -8,11 +8,10 @@ import contextlib
 import ctypes
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ import torch.distributed
 from torch import nn
 
 from files import readable_size
+from processes import Collectives
 from utils import UserError
 
-T = TypeVar("T")
 _CPU = torch.device("cpu")
 # In the messages of errors (lower case): allocations that failed, and sizes that no number of 64 bits holds.
 _SIGNS_OF_TOO_MUCH = (
@@ -36,7 +35,7 @@ _SIGNS_OF_TOO_MUCH = (
 
 
 @dataclass(frozen=True)
-class Compute:
+class Compute(Collectives):
     """A device, the dtype of mixed precision, and the rank of this process among `world_size` processes."""
 
     device: torch.device
@@ -71,11 +70,6 @@ class Compute:
         """Whether results are there at once, and not only when a device has computed them."""
         return self.device.type == "cpu"
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the one process that writes the files and the log."""
-        return self.rank == 0
-
     def to_device(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
         """The tensors on the device; copies from page-locked memory are asynchronous."""
         return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
@@ -85,18 +79,6 @@ class Compute:
         if self.precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
-
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes, without a gradient; the tensor itself if there is only one process."""
-        if self.world_size == 1:
-            return tensor
-        total = tensor.detach().clone()
-        torch.distributed.all_reduce(total)
-        return total
-
-    def shard(self, items: Sequence[T]) -> Sequence[T]:
-        """The items for this process: every `world_size`-th one, starting at its rank."""
-        return items[self.rank :: self.world_size]
 
     def explain_memory(self, advice: str) -> contextlib.AbstractContextManager:
         """Turn an out-of-memory error of the device into a UserError that ends with `advice`."""

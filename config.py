@@ -191,6 +191,9 @@ class TrainConfig(Section):
         description="measure that selects best.pth: loss, perplexity, top5, BLEU-4 or another metric",
     )
     beam: Few = Field(1, description="beam width of the captions scored after each epoch")
+    accumulate: Few = Field(
+        1, description="parts of a batch whose gradients are computed one after the other, to save memory"
+    )
     log_every: Count = Field(20, description="steps between rows of loss_log.txt")
     checkpoint_every: Count = Field(500, description="steps between checkpoints within an epoch")
     init_from: UserPath | None = Field(None, description="checkpoint of the model to start from")

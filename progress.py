@@ -1,5 +1,6 @@
 """Progress of long work: a tqdm bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 
@@ -22,7 +23,7 @@ class Progress:
         self.text = ""
         self.bar = tqdm(
             total=total, initial=initial, desc=title, unit=f" {unit}", leave=keep, dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"),  # see processes.py
         )  # fmt: skip
 
     def __enter__(self) -> "Progress":

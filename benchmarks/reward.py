@@ -29,6 +29,7 @@ from benchmarks.workload import (
     name_of,
     trainer,
 )
+from training.objective import Part
 from utils import EOS, PAD
 
 _LENGTH = 12  # tokens of a sampled caption on average
@@ -48,7 +49,7 @@ def benchmark(settings: Settings) -> list[Row]:
     cross_entropy = training_step(settings, compute, cells, channels)
 
     def self_critical() -> None:
-        trained.step(one_batch, indices, epoch=1)
+        trained.step([Part(one_batch, indices)], epoch=1)
 
     rounds = seconds_in_turn(
         [self_critical, cross_entropy, lambda: _score_texts(settings, scoring.tokens)], settings

@@ -27,6 +27,7 @@ from benchmarks.workload import (
     trainer,
 )
 from compute import Compute
+from training.objective import Part
 
 _SHARE = 4  # the textbook's ways train on this part of the images
 
@@ -75,7 +76,7 @@ def training_step(
     """One step as train.py runs it; `options` of the section `decoder`."""
     model = trainer(decoder(settings, channels, **options), config(settings, decoder=options), compute)
     one_batch = batch(settings, cells, channels)
-    return lambda: model.step(one_batch, range(settings.num_images), epoch=1)
+    return lambda: model.step([Part(one_batch, range(settings.num_images))], epoch=1)
 
 
 def textbook_step(settings: Settings, model: Textbook, cells: int, channels: int) -> Callable[[], None]:

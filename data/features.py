@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import FileIO
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from compute import Compute
 from data.feature_index import (
     DamagedStore,
     Fingerprint,
@@ -36,6 +37,7 @@ from progress import Progress
 from utils import UserError
 
 _PLAIN = "plain"
+_ALONE = Compute(torch.device("cpu"))  # a process on its own
 SAVE_EVERY = 64  # batches after which the index is written; a killed pass continues from there
 _BUSY = "another run is computing these features; waiting for it"
 _RUN_AGAIN = "run again (train.py with --resume) to compute the features anew"
@@ -132,6 +134,7 @@ class FeatureStore:
     augment: Sequence[str] = ()  # the random changes of all views but the first
     workers: int = 0
     batch_size: int = 32
+    compute: Compute = _ALONE
 
     def grids(self, views: Mapping[str, int]) -> FeatureGrids:
         """The grids of the images in `views`, which maps an image name to its number of views.
@@ -158,39 +161,76 @@ class FeatureStore:
             index = read_index(store)
         except DamagedStore:
             index = Index()  # unless another process is repairing it; that is seen under the lock
-        if _missing(index, wanted, fingerprints):
-            with locked(store / "lock", _BUSY, wait=True):
-                index = whole_index(store)  # another run may have changed it in the meantime
-                write_text(store / "identity.json", json.dumps(identity, indent=1))
-                self.add(store, index, _missing(index, wanted, fingerprints), fingerprints)
+        if self.compute.largest(len(_missing(index, wanted, fingerprints))):
+            index = self.complete(store, identity, wanted, fingerprints)
         rows = {name: [index.rows[view] for view in group] for name, group in wanted.items()}
         return FeatureGrids(store / "grids.f16", index.shape, rows, index.checksums)
+
+    def complete(
+        self,
+        store: Path,
+        identity: dict,
+        wanted: dict[str, list[View]],
+        fingerprints: dict[str, Fingerprint],
+    ) -> Index:
+        """Compute the missing views; all processes do so, and the main one writes them."""
+        if not self.compute.is_main:
+            missing: list[View] = self.compute.gather([])[0]
+            for _ in self.encoded(missing):
+                pass
+            self.compute.wait()
+            return read_index(store)
+        with locked(store / "lock", _BUSY, wait=True):
+            index = whole_index(store)  # another run may have changed it in the meantime
+            write_text(store / "identity.json", json.dumps(identity, indent=1))
+            missing = self.compute.gather(_missing(index, wanted, fingerprints))[0]
+            self.add(store, index, missing, fingerprints)
+        self.compute.wait()
+        return index
 
     def add(
         self, store: Path, index: Index, missing: list[View], fingerprints: dict[str, Fingerprint]
     ) -> None:
-        """Compute the missing views, append their grids to the store and add them to the index."""
-        pixels_of = _ViewPixels(self.image_folder, self.transform, list(self.augment))
-        batches = [missing[at : at + self.batch_size] for at in range(0, len(missing), self.batch_size)]
+        """Append the grids of the missing views to the store, and add them to the index."""
         try:
             with (
-                closing(load(pixels_of, batches, torch.stack, self.workers)) as loader,
+                closing(self.encoded(missing)) as batches,
                 StoreWriter(store, index, len(missing)) as writer,
                 Progress(len(missing), "features", "images") as progress,
             ):
-                for i, (views, pixels) in enumerate(zip(batches, loader, strict=True), start=1):
-                    grids = self.encode(pixels).to("cpu", torch.float16).contiguous()
-                    if not grids.sum(dtype=torch.float32).isfinite():  # faster than a test of each number
-                        raise UserError(
-                            f"the encoder's features of images such as {views[0].image_name} are not finite "
-                            "in float16; set features.cache=false, or use other weights (encoder.weights)"
-                        )
+                for i, (views, grids) in enumerate(batches, start=1):
                     writer.append(views, [fingerprints[view.image_name] for view in views], grids)
                     progress.update(len(views))
                     if i % SAVE_EVERY == 0:
                         writer.save()
         except DamagedStore as error:
             raise _damaged(store, error) from None
+
+    def encoded(self, views: list[View]) -> Generator[tuple[list[View], torch.Tensor], None, None]:
+        """Batches of the views with their grids (B, L, C) float16, in order.
+
+        Each process computes a share of them. The main one yields them all, the others their own.
+        """
+        pixels_of = _ViewPixels(self.image_folder, self.transform, list(self.augment))
+        batches = [views[at : at + self.batch_size] for at in range(0, len(views), self.batch_size)]
+        own = self.compute.shard(batches)
+        with closing(load(pixels_of, own, torch.stack, self.workers)) as loader:
+            for at in range(0, len(batches), self.compute.world_size):
+                mine = None
+                if at + self.compute.rank < len(batches):
+                    mine = self.encode(next(loader)).to("cpu", torch.float16).contiguous()
+                first = at if self.compute.is_main else at + self.compute.rank
+                found = zip(batches[first:], self.compute.gather_in_main(mine), strict=False)
+                for of_batch, grids in found:
+                    if grids is None:  # this process has no batch any more
+                        continue
+                    if not grids.sum(dtype=torch.float32).isfinite():  # faster than a test of each number
+                        raise UserError(
+                            f"the encoder's features of images such as {of_batch[0].image_name} are not "
+                            "finite in float16; set features.cache=false, or use other weights "
+                            "(encoder.weights)"
+                        )
+                    yield of_batch, grids
 
 
 class _ViewPixels(Dataset):

@@ -4,14 +4,16 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from compute import Compute, seed_everything
 from config import Config
 from data.captions import read_table, references
 from data.sample import draw_if_missing
 from models.checkpoint import Checkpoint, load_checkpoint
+from processes import connected, is_main, is_restarted
 from training.datasets import make_datasets
-from training.folder import BEST, owned, require_unused, run_to_resume, set_aside
+from training.folder import BEST, CHECKPOINT, owned, require_unused, run_to_resume, set_aside
 from training.phases import Phase, explicit_keys, phase_configs, require_effect
 from training.resume import Resumption, captions_digest, resumed
 from training.run import Run
@@ -24,27 +26,37 @@ def train(asked: Config | None, args: argparse.Namespace) -> int:
 
     Returns the exit status.
     """
-    if asked is None or args.resume is not None:
-        folder = run_to_resume(Path(args.resume) if asked is None else asked.run_folder)
-        with owned(folder):
-            resumption = resumed(folder, args.overrides, asked)
-            return _train(resumption.config, resumption.checkpoint, resumption)
-    require_effect(asked, explicit_keys(asked))
-    check(asked)
-    with owned(asked.run_folder):
-        require_unused(asked.run_folder, args.overwrite)
-        if asked.train.init_from:
-            return _train(*with_model_of(asked, asked.train.init_from))
-        return _train(asked, None)
+    with connected():
+        if asked is None or args.resume is not None or _goes_on(asked):
+            folder = run_to_resume(Path(args.resume) if asked is None else asked.run_folder)
+            with owned(folder):
+                resumption = resumed(folder, args.overrides, asked)
+                return _train(resumption.config, resumption.checkpoint, resumption)
+        require_effect(asked, explicit_keys(asked))
+        check(asked)
+        with owned(asked.run_folder):
+            if is_main():
+                require_unused(asked.run_folder, args.overwrite)
+            if asked.train.init_from:
+                return _train(*with_model_of(asked, asked.train.init_from))
+            return _train(asked, None)
+
+
+def _goes_on(config: Config) -> bool:
+    """Whether torchrun has started a training again that has already written a checkpoint."""
+    return is_restarted() and (config.run_folder / CHECKPOINT).exists()
 
 
 def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption | None = None) -> int:
     """Train a new run, or one that starts from the model of `checkpoint`, or go on with a stopped one."""
     check(config)
+    compute = Compute.choose(config.run.device, config.run.precision)
+    if compute.is_main:
+        draw_if_missing(config.data.captions)
+    compute.wait()
     table = find_data(config)
     if resumption:
         resumption.require_same_captions(table)
-    compute = Compute.choose(config.run.device, config.run.precision)
     phase = Phase(**resumption.state.phase.model_dump()) if resumption else Phase()
     configs = phase_configs(config)
     with compute.explain_memory("lower train.batch_size or data.captions_per_image"):
@@ -69,11 +81,14 @@ def _phase(
         print(f"phase {phase.number + 1} of {len(config.phases)}: {name}{source}")
     seed_everything(own.run.seed + phase.number, own.run.deterministic)
     captioner = make_captioner(own, checkpoint, table, compute)
-    if not phase.number and (checkpoint is None or checkpoint.training is None):
+    if compute.is_main and not phase.number and (checkpoint is None or checkpoint.training is None):
         set_aside(own.run_folder)
     train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
     digest = captions_digest(table)
-    return Run(captioner, train_set, val_set, references(table, "val"), digest, config, phase)
+    run = Run(captioner, train_set, val_set, references(table, "val"), digest, config, phase)
+    if compute.rank:
+        torch.manual_seed(own.run.seed + phase.number + compute.rank * 2**32)  # of dropout
+    return run
 
 
 def find_data(config: Config) -> pd.DataFrame:

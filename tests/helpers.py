@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from PIL import Image
 from compute import Compute
 from config import Config, DecoderConfig
 from config_reading import make_config
+from data.dataset import Batch
 from data.packing import PackedCaptions, pack
 from models.choices import RANDOM_BITS
 from models.decoder import Decoder
 from models.decoders import DECODERS
+from training.objective import Loss, Objective, Part
 from utils import PAD
 
 CPU = Compute(torch.device("cpu"))
@@ -96,6 +99,13 @@ def invent_statistics(model: torch.nn.Module) -> None:
 def randoms(*shape: int) -> torch.Tensor:
     """Random numbers as training/randomness.py gives them."""
     return torch.randint(2**RANDOM_BITS, shape, generator=torch.Generator().manual_seed(0))
+
+
+def loss_of(objective: Objective, batch: Batch, indices: Sequence[int], epoch: int = 1) -> Loss:
+    """The loss of a step on one batch."""
+    with torch.no_grad():
+        prepared = objective.prepare(Part(batch, indices), epoch)
+    return objective(prepared, prepared.totals)
 
 
 def packed(captions: torch.Tensor, image_index: torch.Tensor, num_images: int) -> PackedCaptions:

@@ -45,6 +45,7 @@ def after_steps(run: Run, steps: int) -> None:
     run.train_epoch()
     run.trainer.step, run.interruption.number = step, None  # type: ignore[method-assign]
     run.save()
+    run.finish_writing()
 
 
 def go_on(folder: Path, *overrides: str) -> tuple[Run, Resumption]:

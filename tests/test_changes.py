@@ -149,6 +149,7 @@ def test_the_best_epoch_is_scored_with_its_own_encoder(dataset, capsys, monkeypa
     tuned.report_best()
     expected = capsys.readouterr().out.split("Validation scores")[1]
     tuned.save()
+    tuned.finish_writing()
     frozen, _ = go_on(tuned.folder, "encoder.fine_tune=none")
     with torch.no_grad():
         for parameter in frozen.captioner.model.encoder.parameters():
@@ -163,6 +164,7 @@ def test_patience_counts_anew_when_the_run_learns_differently(dataset):
     run.epoch, run.batch = 9, 0
     run.write("best.pth", run.captioner.checkpoint())
     run.save()
+    run.finish_writing()
     assert run.is_finished
     assert go_on(run.folder, "search.beam=4")[0].is_finished
     assert not go_on(run.folder, "train.lr=0.0001")[0].is_finished

@@ -8,7 +8,7 @@ import torch
 from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import build_model
-from tests.helpers import CPU, IMAGES, packed, randoms, small_decoder, tiny, unpacked
+from tests.helpers import CPU, IMAGES, loss_of, packed, randoms, small_decoder, tiny, unpacked
 from training.loss import caption_loss
 from training.objectives.cross_entropy import CrossEntropy, sampling_probability, scheduled_sampling
 from utils import EOS, PAD, SOS, UNK
@@ -63,9 +63,9 @@ def test_the_model_reads_sampled_words_and_is_compared_with_the_caption(tmp_path
     objective = CrossEntropy(model, config, CPU, train_set=None)
     batch = Batch(IMAGES[:2], CAPTIONS, LENGTHS, IMAGE_INDEX)
     plain = caption_loss(*forward(model, batch), config.train.label_smoothing, config.train.attention_weight)
-    first = objective(batch, [0, 1], epoch=1)
-    assert first.total(CPU) == plain.total(CPU)
-    sampled = objective(batch, [0, 1], epoch=2)
+    first = loss_of(objective, batch, [0, 1], 1)
+    assert first.total == plain.total
+    sampled = loss_of(objective, batch, [0, 1], 2)
     assert sampled.sums["nll"] != plain.sums["nll"]
     assert sampled.sums["tokens"] == plain.sums["tokens"]
     assert model.training
@@ -80,7 +80,7 @@ def test_sampled_words_are_read_and_the_caption_s_own_are_the_targets(tmp_path, 
     read = replace(captions, inputs=torch.where(captions.inputs > EOS, 8, captions.inputs))
     monkeypatch.setattr(objective, "sample_inputs", lambda *_: read)
     logits, _ = model(batch.images, read)
-    loss = objective(batch, [0, 1], epoch=2)
+    loss = loss_of(objective, batch, [0, 1], 2)
     torch.testing.assert_close(loss.sums["nll"], caption_loss(logits, captions).sums["nll"])
 
 

@@ -15,6 +15,7 @@ from models.model import build_model
 from tests.helpers import IMAGES, packed, small_decoder, teacher_forcing, tiny
 from tests.test_policy import TRAIN_SET
 from tests.test_recurrence import CAPTIONS, IMAGE_INDEX
+from training.objective import Part
 from training.objectives import OBJECTIVES
 from training.trainer import Trainer
 from utils import PAD
@@ -49,16 +50,15 @@ def make(folder, objective: str, kind: str, **train) -> Trainer:
 def test_a_step_waits_for_the_gpu_only_to_score_samples(tmp_path, objective, kind, request):
     trainer = make(tmp_path, objective, kind, average=0.9)
     batch = Batch(IMAGES, CAPTIONS, (CAPTIONS != PAD).sum(dim=1), IMAGE_INDEX)
-    trainer.step(
-        batch, [0, 0, 0], epoch=1
-    )  # the first step starts libraries and creates the optimiser's state
+    # The first step starts libraries, and creates the optimiser's state.
+    trainer.step([Part(batch, [0, 0, 0])], 1)
     waits = request.getfixturevalue("strict")
-    loss = trainer.step(batch, [0, 0, 0], epoch=1)
+    sums = trainer.step([Part(batch, [0, 0, 0])], 1)
     copies = 0 if objective == "cross_entropy" else 1  # the sampled captions, which the host scores
     found = waits()
     assert len(found) <= copies, [str(w.message) for w in found]
     assert trainer.is_finite
-    assert all(value.isfinite() for value in loss.sums.values())
+    assert all(value.isfinite() for value in sums.values())
 
 
 @pytest.mark.parametrize("training", [True, False])

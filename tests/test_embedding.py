@@ -15,6 +15,7 @@ from models.decoders import DECODERS
 from models.embedding import OneHotWords, WordEmbedding, read_vectors
 from models.model import build_model, pack_model
 from tests.helpers import CPU, IMAGES, small_decoder, teacher_forcing, tiny
+from training.objective import Part
 from training.objectives.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 from utils import EOS, PAD, SOS, UNK, UserError
@@ -185,7 +186,7 @@ def test_frozen_embeddings_stay_and_the_rest_learns(tmp_path, kind, tie):
     model.decoder.embedding.start_from(config.decoder.vectors, WORDS)
     before = {key: value.clone() for key, value in model.decoder.state_dict().items()}
     trainer = Trainer(CrossEntropy(model, config, CPU, train_set=None), steps_per_epoch=10)
-    trainer.step(BATCH, [0, 1], epoch=1)
+    trainer.step([Part(BATCH, [0, 1])], 1)
     after = model.decoder.state_dict()
     unchanged = {key for key, value in after.items() if torch.equal(value, before[key])}
     # Tied, the words are scored by the same frozen weights.

@@ -7,8 +7,7 @@ import torch
 
 from compute import Compute
 from tests.helpers import CPU, packed
-from training.loss import TokenAverages, caption_loss
-from training.objective import Loss, Term
+from training.loss import TokenAverages, caption_loss, caption_totals
 from utils import EOS, PAD, SOS, UNK
 
 CAPTIONS = torch.tensor([[SOS, 4, EOS, PAD], [SOS, UNK, 4, EOS]])  # 2 and 3 tokens to predict
@@ -32,7 +31,7 @@ def padded_loss(logits: torch.Tensor, captions: torch.Tensor, alphas: torch.Tens
 def test_the_loss_of_a_toy_model_is_the_number_worked_out_by_hand():
     nll = math.log(math.e**2 + 4) - 2  # -log of e^2 / (e^2 + 4)
     loss = padded_loss(toy_logits(), CAPTIONS)
-    assert float(loss.total(CPU)) == pytest.approx(nll)
+    assert float(loss.total) == pytest.approx(nll)
     assert float(loss.sums["nll"]) == pytest.approx(5 * nll)
     assert int(loss.sums["tokens"]) == 5
 
@@ -41,7 +40,7 @@ def test_label_smoothing_is_the_mixture_with_the_uniform_distribution():
     nll = math.log(math.e**2 + 4) - 2
     uniform = math.log(math.e**2 + 4) - 2 / 5  # mean of -log p over the five words
     loss = padded_loss(toy_logits(), CAPTIONS, label_smoothing=0.1)
-    assert float(loss.total(CPU)) == pytest.approx(0.9 * nll + 0.1 * uniform)
+    assert float(loss.total) == pytest.approx(0.9 * nll + 0.1 * uniform)
     assert float(loss.sums["nll"]) == pytest.approx(5 * nll)  # the reported sum is not smoothed
 
 
@@ -49,11 +48,11 @@ def test_padding_never_counts():
     logits = toy_logits()
     logits[0, 2] = torch.tensor([9.0, -9, 4, 1, 0])  # after the end of the first caption
     a, b = padded_loss(logits, CAPTIONS), padded_loss(toy_logits(), CAPTIONS)
-    assert a.total(CPU) == b.total(CPU)
+    assert a.total == b.total
     assert a.sums == b.sums
     wide = torch.nn.functional.pad(logits, (0, 0, 0, 3))
     c = padded_loss(wide, torch.nn.functional.pad(CAPTIONS, (0, 3)))
-    assert float(c.total(CPU)) == pytest.approx(float(b.total(CPU)))
+    assert float(c.total) == pytest.approx(float(b.total))
 
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_the_vocabulary():
@@ -65,9 +64,9 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_the_vocabulary():
 def test_the_regulariser_is_zero_for_even_attention_and_the_number_worked_out_by_hand_otherwise():
     even = torch.full((2, 3, 2), 0.5)
     even[0, 2] = 0  # padding; the first caption sums to (1, 1), the second to (1.5, 1.5)
-    base = float(padded_loss(toy_logits(), CAPTIONS).total(CPU))
+    base = float(padded_loss(toy_logits(), CAPTIONS).total)
     loss = padded_loss(toy_logits(), CAPTIONS, even, attention_weight=2.0)
-    assert float(loss.total(CPU)) - base == pytest.approx(2.0 * (0 + 0.5**2) / 2)
+    assert float(loss.total) - base == pytest.approx(2.0 * (0 + 0.5**2) / 2)
 
 
 def test_top5_counts_the_tokens_whose_word_is_among_the_five_most_likely():
@@ -95,13 +94,15 @@ class OfTwo(Compute):
 OF_TWO = OfTwo(torch.device("cpu"), world_size=2)
 
 
-def test_the_loss_of_several_processes_averages_to_that_of_the_global_batch():
-    half, weight = torch.tensor(6.0, requires_grad=True), 0.5
-    loss = Loss([Term(half, torch.tensor(4.0)), Term(half.detach(), torch.tensor(2.0), weight)], {})
-    total = loss.total(OF_TWO)
-    assert float(total.detach()) == pytest.approx(12 / 8 + weight * 12 / 4)  # the mean of two equal ones
-    total.backward()
-    assert float(half.grad) == pytest.approx(2 / 8)  # averaged over the processes: 1 / 8
+def test_the_losses_of_parts_add_up_to_that_of_the_batch():
+    totals, even = caption_totals(packed(CAPTIONS, torch.tensor([0, 1]), 2)), torch.full((2, 3, 2), 0.3)
+    settings = {"label_smoothing": 0.1, "attention_weight": 0.5}
+    whole = padded_loss(toy_logits(), CAPTIONS, even, **settings).total
+    parts = [
+        padded_loss(toy_logits()[m : m + 1], CAPTIONS[m : m + 1], even[:1], totals=totals, **settings).total
+        for m in range(2)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
 
 
 def test_averages_are_over_all_processes():

@@ -1,6 +1,7 @@
 """Losses, gradients and weights that are not finite: steps are skipped, and nothing of the kind is kept."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from data.dataset import collate
 from reports.loss_log import read_log
 from tests.run_helpers import after_steps, go_on, make_run, stopped_run
 from tests.script_helpers import run, write_config
-from training.objective import Loss, Term
+from training.objective import Part
 from training.run import Run
 from utils import UserError
 
@@ -18,15 +19,15 @@ def poison(run: Run, steps: range, value: float = math.nan, gradient: bool = Fal
     """Make the loss, or only its gradient, not finite in these steps, counted from 0."""
     loss_of = run.objective.forward
 
-    def forward(batch, indices, epoch):
-        loss = loss_of(batch, indices, epoch)
+    def forward(prepared, totals):
+        loss = loss_of(prepared, totals)
         if run.trainer.steps not in steps:
             return loss
         if not gradient:
-            return Loss([Term(loss.terms[0].sum * value, loss.terms[0].count)], loss.sums)
+            return replace(loss, total=loss.total * value)
         weight = next(iter(run.trainer.parameters()))
         steep = (weight.flatten()[0] - weight.flatten()[0].detach()).sqrt()  # 0, with an infinite derivative
-        return Loss([Term(loss.terms[0].sum + steep, loss.terms[0].count)], loss.sums)
+        return replace(loss, total=loss.total + steep)
 
     run.objective.forward = forward
 
@@ -45,7 +46,7 @@ def one_step(run: Run) -> bool:
     """A step on the first images of the training set; returns whether it was finite."""
     items = [run.train_set[draw] for draw in [(0, 0), (1, 0)]]
     run.captioner.model.train()
-    run.trainer.step(collate(items), [0, 1], 1)
+    run.trainer.step([Part(collate(items), [0, 1])], 1)
     return bool(run.trainer.is_finite)
 
 

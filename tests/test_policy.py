@@ -12,7 +12,8 @@ from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import CaptionModel, build_model
 from models.search import SearchOptions, search
-from tests.helpers import CPU, packed, randoms, small_decoder, tiny, unpacked
+from tests.helpers import CPU, loss_of, packed, randoms, small_decoder, tiny, unpacked
+from training.objective import Part
 from training.objectives.actor_critic import (
     ActorCritic,
     ActorCriticAverages,
@@ -129,8 +130,8 @@ def test_the_estimate_is_the_exact_gradient_of_the_expected_reward(tmp_path, kin
         with torch.no_grad():
             trained.critic.layers[2].weight.mul_(20)
     batch = toy_batch(20_000)
-    loss = trained(batch, range(len(batch.images)), epoch=1)
-    estimate, exact = -gradient(model, loss.total(CPU)), exact_gradient(model, rl.get("temperature", 1.0))
+    loss = loss_of(trained, batch, range(len(batch.images)), 1)
+    estimate, exact = -gradient(model, loss.total), exact_gradient(model, rl.get("temperature", 1.0))
     assert float((estimate - exact).norm() / exact.norm()) < 0.08
 
 
@@ -160,8 +161,8 @@ def test_training_raises_the_reward(tmp_path, kind):
     model = toy_model()
     objective_ = objective(kind, model, tmp_path, entropy_weight=0.0)
     trainer = Trainer(objective_, steps_per_epoch=100)
-    rewards = [trainer.step(toy_batch(16), range(16), epoch) for epoch in range(1, 61)]
-    means = [float(loss.sums["reward"] / loss.sums["captions"]) for loss in rewards]
+    rewards = [trainer.step([Part(toy_batch(16), range(16))], epoch) for epoch in range(1, 61)]
+    means = [float(loss["reward"] / loss["captions"]) for loss in rewards]
     best = toy_reward(every_caption()[:, 1:].numpy(), None).max()
     assert means[0] < best - 1.5
     assert np.mean(means[-5:]) > best - 0.5
@@ -172,8 +173,8 @@ def test_the_critic_learns_a_constant_reward(tmp_path):
     sevens = lambda tokens, images: np.full(len(tokens), 0.7)  # noqa: E731
     constant = objective(ActorCritic, model, tmp_path, rewards=sevens, batch_mean=False)
     trainer = Trainer(constant, steps_per_epoch=300)
-    losses = [trainer.step(toy_batch(8), range(8), epoch) for epoch in range(1, 301)]
-    errors = [float(loss.sums["critic_loss"] / loss.sums["tokens"]) for loss in losses]
+    losses = [trainer.step([Part(toy_batch(8), range(8))], epoch) for epoch in range(1, 301)]
+    errors = [float(loss["critic_loss"] / loss["tokens"]) for loss in losses]
     assert errors[0] > 0.1
     assert max(errors[-5:]) < 1e-3
 
@@ -193,8 +194,8 @@ def test_what_all_captions_are_rewarded_alike_for_teaches_nothing(tmp_path, base
         rewards=lambda tokens, images: np.full(len(tokens), 0.7),
         baseline=baseline,
     )
-    loss = made(toy_batch(8), range(8), epoch=1)
-    assert float(gradient(model, loss.total(CPU)).abs().max()) < 1e-6
+    loss = loss_of(made, toy_batch(8), range(8), 1)
+    assert float(gradient(model, loss.total).abs().max()) < 1e-6
 
 
 def test_each_caption_is_rewarded_for_its_own_image(tmp_path):
@@ -225,9 +226,9 @@ def test_the_critic_s_error_has_its_weight_in_the_loss(tmp_path):
     made = objective(ActorCritic, model, tmp_path)
     for weight in (0.5, 2.0):
         made.config.rl = made.config.rl.model_copy(update={"value_weight": weight})
-        losses.append(made(toy_batch(8), range(8), epoch=1))
+        losses.append(loss_of(made, toy_batch(8), range(8), 1))
     error = losses[0].sums["critic_loss"] / losses[0].sums["tokens"]
-    difference = losses[1].total(CPU) - losses[0].total(CPU)
+    difference = losses[1].total - losses[0].total
     torch.testing.assert_close(difference.detach(), 1.5 * error)
 
 
@@ -249,7 +250,7 @@ def test_a_gradient_reaches_the_encoder_only_where_it_is_trained(tmp_path, kind,
     trainer = Trainer(trained, steps_per_epoch=10)
     before = {key: value.clone() for key, value in model.encoder.state_dict().items()}
     statistics = {key for key in before if "running" in key or "batches" in key}
-    trainer.step(Batch(torch.randn(2, 3, 32, 32), None, None, None), [0, 1], epoch=1)
+    trainer.step([Part(Batch(torch.randn(2, 3, 32, 32), None, None, None), [0, 1])], 1)
     after = model.encoder.state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     if fine_tune == "none":
@@ -339,9 +340,10 @@ def test_rewards_are_centred_clipped_discounted_as_worked_out_by_hand():
     torch.testing.assert_close(prepare(rewards, torch.tensor(2.0), rl), torch.tensor([-1.5, -1.0, 1.5]))
     rl = SimpleNamespace(batch_mean=False, reward_clip=0.0)
     torch.testing.assert_close(prepare(rewards, torch.tensor(2.0), rl), rewards)
-    real = torch.tensor([[True, True, True], [True, False, False]])
-    returns = discounted(torch.tensor([8.0, 3.0]), real, gamma=0.5)
-    assert returns[real].tolist() == [2.0, 4.0, 8.0, 3.0]
+    captions = torch.tensor([[SOS, EOS, PAD, PAD], [SOS, 4, 4, EOS]])
+    rows = packed(captions, torch.tensor([0, 0]), 1)
+    returns = unpacked(discounted(torch.tensor([3.0, 8.0]), rows, gamma=0.5), rows, captions)
+    assert returns.tolist() == [[3.0, 0.0, 0.0], [2.0, 4.0, 8.0]]
 
 
 def test_the_entropy_bonus_falls_over_the_epochs_unless_told_not_to():
@@ -359,6 +361,6 @@ def test_the_entropy_bonus_keeps_the_policy_open(tmp_path):
         model = toy_model()
         trained = objective(ActorCritic, model, tmp_path, entropy_weight=weight, anneal_entropy=False)
         trainer = Trainer(trained, steps_per_epoch=100)
-        losses = [trainer.step(toy_batch(16), range(16), epoch) for epoch in range(1, 61)]
-        entropies.append(float(losses[-1].sums["entropy"] / losses[-1].sums["tokens"]))
+        losses = [trainer.step([Part(toy_batch(16), range(16))], epoch) for epoch in range(1, 61)]
+        entropies.append(float(losses[-1]["entropy"] / losses[-1]["tokens"]))
     assert entropies[1] > entropies[0] + 0.3

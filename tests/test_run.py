@@ -30,15 +30,15 @@ def play(run: Run, monkeypatch, values: list[float]) -> list[float]:
         run.value = next(values)
         return dict.fromkeys(names, run.value), dict.fromkeys(run.val_set.names, "a dog")
 
-    def save(path: Path, checkpoint: dict) -> None:
-        if path.name == "best.pth":
+    def write(name: str, checkpoint: dict) -> None:
+        if name == "best.pth":
             kept.append(run.value)
 
     for name in ("train_epoch", "report_best"):
         monkeypatch.setattr(run, name, lambda: None)
     monkeypatch.setattr(run.record, "draw", lambda step: None)
     monkeypatch.setattr(run, "validate", validate)
-    monkeypatch.setattr("training.run.save_checkpoint", save)
+    monkeypatch.setattr(run.checkpoints, "write", write)
     assert run.train() == 0
     return kept
 
@@ -75,11 +75,11 @@ def test_what_is_validated_and_kept_is_the_moving_average(make, monkeypatch):
     with torch.no_grad():
         run.captioner.model.decoder.output.score.bias.fill_(7)  # the average has not followed yet
     saved = {}
-    monkeypatch.setattr("training.run.save_checkpoint", saved.__setitem__)
+    monkeypatch.setattr(run.checkpoints, "write", saved.__setitem__)
     monkeypatch.setattr(run.record, "draw", lambda step: None)
     run.open_folder()
     run.finish_epoch(*run.validate())
-    biases = {path.name: content["model"]["decoder.output.score.bias"] for path, content in saved.items()}
+    biases = {name: content["model"]["decoder.output.score.bias"] for name, content in saved.items()}
     assert (biases["best.pth"] == 0).all()
     assert (biases["checkpoints.pth"] == 7).all()
 
@@ -122,10 +122,10 @@ def test_an_epoch_continues_behind_the_batches_that_are_done(make, monkeypatch):
     run.open_folder()
     done, saved = [], []
 
-    def step(batch, indices, epoch):
-        done.append(indices)
+    def step(parts, epoch):
+        done.extend(part.indices for part in parts)
         run.trainer.steps += 1
-        return SimpleNamespace(sums=dict.fromkeys(run.averages.names, torch.tensor(1.0)))
+        return dict.fromkeys(run.averages.names, torch.tensor(1.0))
 
     monkeypatch.setattr(run.trainer, "step", step)
     monkeypatch.setattr(run, "save", lambda: saved.append(run.batch))
@@ -148,6 +148,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_end_the_run(make, monkeypatch, c
     monkeypatch.setattr("training.record.draw_curves", fail)
     (run.config.data.images / run.record.samples.names[0]).unlink()
     run.finish_epoch(*run.validate())
+    run.finish_writing()
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert warnings[0] == "warning: cannot write loss_curve.png: no space"
     assert run.record.samples.names[0] in warnings[1]
@@ -159,6 +160,7 @@ def test_figures_that_a_killed_run_did_not_draw_are_drawn_by_the_resumed_one(dat
     killed.open_folder()
     killed.record.draw = lambda step: None  # killed after its last checkpoint
     killed.finish_epoch(*killed.validate())
+    killed.finish_writing()
     assert not (killed.folder / "samples.png").exists()
     log = (killed.folder / "loss_log.txt").read_text()
     run, _ = go_on(killed.folder)
@@ -181,4 +183,5 @@ def test_a_disk_that_cannot_hold_the_checkpoints_is_noticed_before_training(make
     monkeypatch.setattr("files.free_space", lambda folder: run.size())
     run.open_folder()
     run.save()
+    run.finish_writing()
     assert run.size() < 2 * (model + 3 * trained) + model  # that file is there already

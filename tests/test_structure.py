@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a file imports from its own line and from the lines above it.
 LAYERS = [
     ["utils"],
-    ["startup", "progress", "compute", "files", "config_types", "config_search", "config", "yaml_reading"],
+    ["startup", "progress", "processes", "compute", "files"],
+    ["config_types", "config_search", "config", "yaml_reading"],
     ["outputs", "config_reading"],
     ["data"],
     ["models"],

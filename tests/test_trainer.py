@@ -7,6 +7,7 @@ from data.dataset import Batch
 from models.decoders import DECODERS
 from models.model import build_model
 from tests.helpers import CPU, IMAGES, tiny
+from training.objective import Part
 from training.objectives.cross_entropy import CrossEntropy
 from training.trainer import Trainer
 from utils import EOS, PAD, SOS
@@ -34,7 +35,7 @@ def test_steps_on_one_batch_learn_it(tmp_path, kind, fine_tune):
         encoder={"fine_tune": fine_tune},
         train={"label_smoothing": 0, "warmup": 0, "schedule": "constant"},
     )
-    losses = [float(trainer.step(BATCH, [0, 1], epoch=1).sums["nll"]) for _ in range(60)]
+    losses = [float(trainer.step([Part(BATCH, [0, 1])], 1)["nll"]) for _ in range(60)]
     # Two captions of one image begin alike for the model: their first words cannot both be certain.
     assert losses[-1] < losses[0] / 4
 
@@ -42,7 +43,7 @@ def test_steps_on_one_batch_learn_it(tmp_path, kind, fine_tune):
 def test_no_gradient_reaches_a_frozen_encoder(tmp_path):
     trainer = make(tmp_path)
     before = weights(trainer.model.encoder)
-    trainer.step(BATCH, [0, 1], epoch=1)
+    trainer.step([Part(BATCH, [0, 1])], 1)
     assert all(p.grad is None for p in trainer.model.encoder.parameters())
     assert all(torch.equal(before[key], value) for key, value in weights(trainer.model.encoder).items())
 
@@ -51,7 +52,7 @@ def test_the_encoder_has_its_own_learning_rate(tmp_path):
     trainer = make(
         tmp_path, encoder={"fine_tune": "all"}, train={"lr": 0.1, "encoder_lr": 0.003, "warmup": 0}
     )
-    trainer.step(BATCH, [0, 1], epoch=1)
+    trainer.step([Part(BATCH, [0, 1])], 1)
     assert [group["lr"] for group in trainer.optimizer.param_groups] == pytest.approx([0.1, 0.003])
 
 
@@ -59,7 +60,7 @@ def test_the_rate_follows_the_schedule_and_weights_decay(tmp_path):
     trainer = make(tmp_path, train={"lr": 0.1, "warmup": 1, "weight_decay": 0.03})  # 10 steps an epoch
     rates = []
     for _ in range(3):
-        trainer.step(BATCH, [0, 1], epoch=1)
+        trainer.step([Part(BATCH, [0, 1])], 1)
         rates.append(trainer.lr)
     assert rates == pytest.approx([0.01, 0.02, 0.03])
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.03}
@@ -67,7 +68,7 @@ def test_the_rate_follows_the_schedule_and_weights_decay(tmp_path):
 
 def test_the_gradient_is_clipped_to_its_largest_norm(tmp_path):
     trainer = make(tmp_path, train={"clip": 1e-3})
-    trainer.step(BATCH, [0, 1], epoch=1)
+    trainer.step([Part(BATCH, [0, 1])], 1)
     norm = torch.stack([p.grad.norm() for p in trainer.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -76,7 +77,7 @@ def test_the_average_of_the_weights_is_the_one_worked_out_by_hand(tmp_path):
     trainer = make(tmp_path, train={"average": 0.15})
     history = []
     for _ in range(3):
-        trainer.step(BATCH, [0, 1], epoch=1)
+        trainer.step([Part(BATCH, [0, 1])], 1)
         history.append(weights(trainer.model.decoder)["embedding.weight"])
     # The first weights as they are, then a decay of min(0.15, (1 + n) / (10 + n)).
     expected = 0.15 * history[0] + 0.85 * history[1]

@@ -16,6 +16,8 @@ class Averages:
     def __init__(self, compute: Compute, sums: list[float] | None = None, skipped: int = 0):
         """`sums` and `skipped`: those of an interrupted run, from which the means go on."""
         self.compute = compute
+        if not compute.is_main:
+            sums = None  # `sums` are those of all processes, and each is counted once
         self.num_skipped = torch.full((), skipped, device=compute.device)
         self.sums = torch.tensor(sums or [0.0] * len(self.names), dtype=torch.float64, device=compute.device)
 
@@ -42,8 +44,8 @@ class Averages:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was added so far, so that there are no means."""
-        return not self.sums.any()
+        """Whether nothing was added so far, in any process, so that there are no means."""
+        return not self.compute.sum(self.sums).any()
 
     def read(self) -> dict[str, float]:
         """The means so far, `figures` by name."""

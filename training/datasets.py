@@ -75,5 +75,6 @@ def compute_features(
         captioner.transform,
         config.data.augment,
         config.data.workers,
+        compute=compute,
     )
     return store.grids(views)

@@ -10,6 +10,7 @@ import torch
 
 from files import cannot_write, locked, remove_leftovers
 from models.checkpoint import size_of
+from processes import is_main
 from utils import UserError
 
 CHECKPOINT, BEST, LOG = "checkpoints.pth", "best.pth", "loss_log.txt"
@@ -29,6 +30,9 @@ def owned(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another training uses the folder, or it cannot be written to.
     """
+    if not is_main():  # which owns it for the others
+        yield
+        return
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     busy = f"{folder} is in use by another training; wait until it ends, or choose another run.name"
     with locked(folder / _LOCK, busy):

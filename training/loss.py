@@ -1,10 +1,12 @@
 """Cross entropy over tokens without padding, and the regulariser of Show, Attend and Tell."""
 
+from collections.abc import Mapping
+
 import torch
 
 from data.packing import PackedCaptions
 from training.averages import Averages
-from training.objective import Loss, Term, count_of
+from training.objective import Loss, count_of
 
 
 def caption_loss(
@@ -13,6 +15,7 @@ def caption_loss(
     alphas: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
     attention_weight: float = 0.0,
+    totals: Mapping[str, torch.Tensor] | None = None,
 ) -> Loss:
     """The loss of teacher forcing; it reports the sums of TokenAverages.
 
@@ -24,19 +27,27 @@ def caption_loss(
         attention_weight: weight of the doubly stochastic regulariser, (1 - sum over steps of alpha)^2 (Xu et
             al., 2015, equation 14). In the paper it is summed over cells and the cross entropy over tokens;
             here both are means. A sum added to a mean would force attention to be uniform.
+        totals: of `caption_totals`, for all captions that the means are over; None: these captions.
     """
     log_probs = logits.float().log_softmax(dim=1)
     target = log_probs.gather(1, captions.targets.unsqueeze(1))
     nll, tokens = -target.sum(), count_of(len(captions), logits)
     smoothed = (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=1).sum()
-    terms = [Term(smoothed, tokens)]
+    totals = totals or caption_totals(captions)
+    loss = smoothed / totals["tokens"]
     if alphas is not None and attention_weight:
         sums = alphas.new_zeros(captions.num_captions, alphas.shape[1])  # (M, L), over the steps
         deviation = (1 - sums.index_add(0, captions.captions, alphas)).square()
-        terms.append(Term(deviation.sum(), count_of(deviation.numel(), logits), attention_weight))
+        loss = loss + attention_weight * deviation.mean(dim=1).sum() / totals["captions"]
     with torch.no_grad():
         top5 = ((log_probs > target).sum(dim=1) < 5).sum()
-    return Loss(terms, {"nll": nll.detach(), "top5": top5, "tokens": tokens})
+    return Loss(loss, {"nll": nll.detach(), "top5": top5, "tokens": tokens})
+
+
+def caption_totals(captions: PackedCaptions) -> dict[str, torch.Tensor]:
+    """The numbers that the means of `caption_loss` are over: `tokens` and `captions`."""
+    like = captions.targets
+    return {"tokens": count_of(len(captions), like), "captions": count_of(captions.num_captions, like)}
 
 
 class TokenAverages(Averages):

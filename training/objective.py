@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -15,26 +15,31 @@ from training.averages import Averages
 from training.state import Misfit, load_moments
 
 
-@dataclass(frozen=True)
-class Term:
-    """One term of a loss, `weight * sum / count`: sums and counts of parts of a batch can be added up."""
+class Part(NamedTuple):
+    """What one process computes at once of the batch that a step learns from."""
 
-    sum: torch.Tensor  # scalar, with a gradient
-    count: torch.Tensor  # scalar, how many tokens, captions, … the sum is over
-    weight: float = 1.0
+    batch: Batch  # of N images
+    indices: Sequence[int]  # (N,) of the images in the training set
+    weight: float = 1.0  # 0 if there are fewer images than parts, and these are another part's
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A part with all that takes no gradient, such as sampled captions and their rewards.
+
+    `totals` are scalars by name that are added up over all parts of all processes before the loss, which may
+    depend on them, for example because it is a mean over all tokens.
+    """
+
+    totals: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What a training step minimises, and what it reports."""
+    """The loss of a part, and what it reports. The losses of all parts add up to that of the step."""
 
-    terms: Sequence[Term]
+    total: torch.Tensor  # scalar, with a gradient
     sums: Mapping[str, torch.Tensor]  # scalars without a gradient, added up by an Averages
-
-    def total(self, compute: Compute) -> torch.Tensor:
-        """The scalar to minimise: its gradient, averaged over the processes, is that of the global batch."""
-        parts = [term.weight * (term.sum / compute.sum(term.count)) for term in self.terms]
-        return compute.world_size * sum(parts[1:], parts[0])
 
 
 def count_of(number: int, like: torch.Tensor) -> torch.Tensor:
@@ -43,7 +48,10 @@ def count_of(number: int, like: torch.Tensor) -> torch.Tensor:
 
 
 class Objective(nn.Module):
-    """Base class of the objectives in training/objectives/: `forward` is the loss that a step minimises."""
+    """Base class of the objectives in training/objectives/.
+
+    A step adds up the losses of its parts: first each is prepared, then `forward` computes its loss.
+    """
 
     name: ClassVar[str]  # train.objective
     averages: ClassVar[type[Averages]]  # adds up the sums of the losses
@@ -59,12 +67,16 @@ class Objective(nn.Module):
     def check(cls, config: Config) -> None:
         """Raise UserError if the configuration does not fit this objective."""
 
-    def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
-        """The loss of one batch.
+    def prepare(self, part: Part, epoch: int) -> Any:
+        """A Prepared; called without gradients. `epoch` is counted from 1."""
+        raise NotImplementedError
+
+    def forward(self, prepared: Any, totals: Mapping[str, torch.Tensor]) -> Loss:
+        """The loss of a part.
 
         Args:
-            indices: the indices of the N images in the training set.
-            epoch: counted from 1.
+            prepared: what `prepare` returned.
+            totals: those of the step.
         """
         raise NotImplementedError
 

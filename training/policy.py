@@ -1,6 +1,7 @@
 """The common part of the policy-gradient objectives: sampling captions and learning from their scores."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from data.packing import PackedCaptions, pack
 from metrics.rewards import Rewards
 from models.model import CaptionModel
 from training.averages import Averages
-from training.objective import Objective
+from training.objective import Objective, Prepared, count_of
 from training.randomness import random_numbers
 from training.rollout import Rollout, log_probabilities, rollout
 from utils import PAD, SOS, UserError
@@ -37,6 +38,26 @@ class PolicyAverages(Averages):
     @staticmethod
     def text(figures: dict[str, float]) -> str:
         return "reward {reward:.3f}, entropy {entropy:.2f}".format(**figures)
+
+
+@dataclass(frozen=True)
+class Sampled(Prepared):
+    """M captions that the model has sampled for N images, and their rewards."""
+
+    images: torch.Tensor  # (N, 3, H, W) or (N, L, C), on the host
+    grid: torch.Tensor  # (N, L, C), without a gradient
+    captions: PackedCaptions
+    rewards: torch.Tensor  # (M,)
+
+    def sums(self, actor_loss: torch.Tensor, entropy: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The sums of PolicyAverages; `actor_loss` is a sum over captions, `entropy` (P,)."""
+        return {
+            "reward": self.rewards.sum(),
+            "actor_loss": actor_loss.detach(),
+            "entropy": entropy.detach().sum(),
+            "captions": count_of(self.captions.num_captions, entropy),
+            "tokens": count_of(len(self.captions), entropy),
+        }
 
 
 class PolicyObjective(Objective):
@@ -71,10 +92,10 @@ class PolicyObjective(Objective):
     # Sampling and the pass with a gradient need separate autocast contexts: a context caches the weights that
     # it converts, and weights converted during sampling would have no gradient.
 
-    def grid(self, batch: Batch) -> torch.Tensor:
-        """The grid (N, L, C) of a batch, with a gradient if the encoder is trained. Switches dropout off."""
+    def grid(self, images: torch.Tensor) -> torch.Tensor:
+        """The grid (N, L, C) of images or grids on the host. Switches dropout off."""
         self.model.eval()
-        [images] = self.compute.to_device(batch.images)
+        [images] = self.compute.to_device(images)
         with self.compute.autocast():
             return self.model.grid(images)
 
@@ -85,17 +106,16 @@ class PolicyObjective(Objective):
         numbers = random_numbers(config.run.seed, epoch, indices, rl.samples, length)
         [numbers] = self.compute.to_device(numbers)
         with self.compute.autocast():
-            return rollout(self.model.decoder, grid.detach(), numbers, rl.temperature, greedy)
+            return rollout(self.model.decoder, grid, numbers, rl.temperature, greedy)
 
-    def log_probabilities(
-        self, grid: torch.Tensor, captions: PackedCaptions
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See training/rollout.py."""
+    def log_probabilities(self, images: torch.Tensor, grid: torch.Tensor, captions: PackedCaptions):
+        """See training/rollout.py. A trained encoder computes the grid again, with a gradient."""
+        grid = self.grid(images) if self.model.encoder.trained else grid
         with self.compute.autocast():
             return log_probabilities(self.model.decoder, grid, captions, self.config.rl.temperature)
 
     def score(self, captions: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-        """The rewards (M,) of captions (M, T + 1) on the host: M / N for each of the N images `indices`."""
+        """The rewards (M,) of captions (M, T + 1) on the host, M / N for each of the N images `indices`."""
         image_index = np.repeat(np.asarray(indices), len(captions) // len(indices))
         return torch.from_numpy(self.rewards(captions[:, 1:].numpy(), image_index)).float()
 

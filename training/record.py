@@ -21,8 +21,9 @@ from utils import UserError
 class Record:
     """The log and the samples of a run so far; `seconds` of training are counted across resumes."""
 
-    def __init__(self, config: Config, figures: Sequence[str], samples: Samples):
-        """`figures`: what the objective reports."""
+    def __init__(self, config: Config, figures: Sequence[str], samples: Samples, writes: bool = True):
+        """`figures`: what the objective reports; `writes`: False in all processes but the main one."""
+        self.writes = writes
         self.folder, self.with_board = config.run_folder, config.run.tensorboard
         self.log = LossLog(self.folder / LOG, figures)
         self.samples = samples
@@ -45,6 +46,8 @@ class Record:
 
     def add(self, event: str, epoch: int, step: int, lr: float, figures: dict[str, float]) -> None:
         """Write a row to loss_log.txt, and to TensorBoard if run.tensorboard is set."""
+        if not self.writes:
+            return
         row = {
             "event": event,
             "epoch": epoch,
@@ -64,6 +67,8 @@ class Record:
 
     def draw(self, step: int) -> None:
         """Draw loss_curve.png and samples.png. A figure that cannot be drawn is not worth ending a run."""
+        if not self.writes:
+            return
         with _only_warning():
             draw_curves([self.log.path], self.folder / "loss_curve.png")
         with _only_warning():

@@ -3,7 +3,6 @@
 from startup import Terminated
 
 import math
-import os
 import time
 from collections.abc import Sequence
 
@@ -11,17 +10,18 @@ import yaml
 
 from captioning import Captioner
 from config import Config
-from data.dataset import Flickr8kDataset, make_loader, training_batches
+from data.dataset import Flickr8kDataset, training_batches
 from files import require_space, write_text
 from metrics.measures import MEASURES
 from metrics.scores import VALIDATION_METRICS, Scorer
-from models.checkpoint import save_checkpoint
 from models.search import SearchOptions
 from progress import Progress
+from training.checkpoints import CheckpointWriter, state_of
 from training.ending import RATES, diverged, report_best
 from training.folder import BEST, CHECKPOINT, checkpoint_space, resume_command
 from training.interruption import Interruption
 from training.objectives import OBJECTIVES
+from training.parts import read_parts
 from training.phases import Phase, key_in_phase, phase_configs
 from training.record import Record, means
 from training.samples import Samples
@@ -64,6 +64,7 @@ class Run:
         self.objective = kind(captioner.model, self.config, self.compute, train_set)
         steps_per_epoch = math.ceil(len(train_set) / self.config.train.batch_size)
         self.trainer = Trainer(self.objective, steps_per_epoch, self.phase.steps)
+        self.checkpoints = CheckpointWriter(self.folder)
         self.scorer = Scorer(references, VALIDATION_METRICS)
         self.record = self.phase.record or self.new_record(references)
         self.averages = self.objective.averages(self.compute)  # of the epoch so far
@@ -79,7 +80,8 @@ class Run:
         """An empty log, with columns for all phases."""
         objectives = [OBJECTIVES[config.train.objective] for config in phase_configs(self.asked)]
         figures = [figure for objective in objectives for figure in objective.averages.figures]
-        return Record(self.config, figures, Samples(self.config.data.images, references))
+        samples = Samples(self.config.data.images, references)
+        return Record(self.config, figures, samples, self.compute.is_main)
 
     def train(self) -> int:
         """Train to the end; returns the exit status: 0, or 130 or 143 if a signal stopped it."""
@@ -88,13 +90,13 @@ class Run:
             with self.interruption:
                 if self.epoch > 0:
                     self.train_epoch()
-                if self.interruption.number:
+                if self.is_interrupted():
                     self.save()
                     return self.stopped()
             figures, captions = self.validate_or_save()
             with self.interruption:
                 self.finish_epoch(figures, captions)
-            if self.interruption.number:
+            if self.is_interrupted():
                 return self.stopped()
         if self.epoch <= self.last_epoch:
             config = self.config.train
@@ -102,6 +104,12 @@ class Run:
         if self.phase.number + 1 >= len(self.asked.phases):
             self.report_best()
         return 0
+
+    def is_interrupted(self) -> bool:
+        """Whether any of the processes has received a signal; they all stop after the same step."""
+        number = self.compute.largest(self.interruption.number or 0)
+        self.interruption.number = number or None
+        return number > 0
 
     @property
     def last_epoch(self) -> int:
@@ -112,17 +120,10 @@ class Run:
     def is_finished(self) -> bool:
         return self.epoch > self.last_epoch or self.selection.out_of_patience(self.epoch)
 
-    def require_best(self) -> None:
-        """Raise UserError if no epoch so far has a model worth keeping."""
-        if self.selection.best is None:
-            raise UserError(
-                f"{self.selection.monitor.name} (train.monitor) was not finite in any epoch, so there is no "
-                f"{self.folder / BEST}; start again with a lower train.lr"
-            )
-
     def next_phase(self) -> Phase:
         """Where the next phase begins; raises UserError if there is no model to go on with."""
-        self.require_best()
+        self.selection.require_best(self.folder)
+        self.finish_writing()
         steps = self.trainer.steps
         self.record.mark("phase", self.epoch, steps)
         return Phase(self.phase.number + 1, self.epoch - 1, steps, self.record, self.selection)
@@ -131,8 +132,10 @@ class Run:
         """Write what exists before the first step."""
         require_space(self.folder, self.size(), "the checkpoints of this run")
         # Whenever a run is killed, it can be resumed, and with the settings that it has now.
-        if self.is_changed or not (self.folder / CHECKPOINT).exists():
+        if self.compute.largest(self.is_changed or not (self.folder / CHECKPOINT).exists()):
             self.save()
+        if not self.compute.is_main:
+            return
         self.record.open(self.trainer.steps)  # the log first: it shows that the folder is a run's
         write_text(self.folder / "config.yaml", yaml.safe_dump(self.asked.as_dict(), sort_keys=False))
         self.captioner.vocabulary.save(self.folder / "vocab.json")
@@ -146,30 +149,29 @@ class Run:
         """Train for the rest of the current epoch, and write log rows and checkpoints."""
         config, trainer = self.config.train, self.trainer
         batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
-        todo = [list(self.compute.shard(draws)) for draws in batches[self.batch :]]
-        loader = make_loader(self.train_set, todo, self.config.data.workers, self.compute)
+        todo, workers = batches[self.batch :], self.config.data.workers
         num_captions, began = 0, time.monotonic()
         self.captioner.model.train()
         title = f"epoch {self.epoch}/{self.last_epoch}"
         with Progress(len(batches), title, "batches", initial=self.batch) as progress:
-            for draws, batch in zip(todo, loader, strict=True):
-                indices = [index for index, _ in draws]
-                loss = trainer.step(batch, indices, self.epoch - self.phase.epochs)
+            for parts in read_parts(self.train_set, todo, config.accumulate, workers, self.compute):
+                sums = trainer.step(parts, self.epoch - self.phase.epochs)
                 for averages in (self.averages, self.interval):
-                    averages.add_step(loss.sums, trainer.is_finite)
+                    averages.add_step(sums, trainer.is_finite)
                 is_logged = trainer.steps % config.log_every == 0
                 # To read this, the host has to wait for a GPU.
                 if (is_logged or self.compute.is_cpu) and trainer.skipped_in_a_row >= _MOST_SKIPPED:
                     skipped = int(trainer.skipped_in_a_row)
                     what = f"the loss or its gradient was not finite in {skipped} steps in a row"
-                    raise self.diverged(what, indices)
-                num_captions += self.objective.num_captions(batch)
+                    raise self.diverged(what, [index for part in parts for index in part.indices])
+                here = sum(self.objective.num_captions(part.batch) for part in parts)
+                num_captions += here * self.compute.world_size
                 self.batch += 1
                 if is_logged:
                     text = self.log_interval()
                     progress.note(f"{text}, {num_captions / (time.monotonic() - began):.0f} captions/s")
                 progress.update()
-                if self.interruption.number:
+                if self.is_interrupted():
                     return
                 is_due = trainer.steps % config.checkpoint_every == 0 and self.batch < len(batches)
                 if is_due and trainer.is_finite:
@@ -190,6 +192,9 @@ class Run:
 
     def validate_or_save(self) -> tuple[dict[str, float], dict[str, str]]:
         """`validate`; a signal ends it at once, after saving a state from which a resume repeats it."""
+        if self.compute.world_size > 1:
+            self.save()  # before it, because the others may be waiting for this process when the signal comes
+            return self.validate()
         try:
             return self.validate()
         except (KeyboardInterrupt, Terminated):
@@ -239,38 +244,33 @@ class Run:
 
     def save(self) -> None:
         """Write checkpoints.pth: the complete state of the run, from which --resume continues."""
-        training = {
-            **self.trainer.state_dict(),
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "phase": {name: getattr(self.phase, name) for name in ("number", "epochs", "steps")},
-            "averages": self.averages.sums.tolist(),
-            "interval": self.interval.sums.tolist(),
-            "skipped": {
-                "epoch": self.averages.skipped,
-                "interval": self.interval.skipped,
-                "in_a_row": int(self.trainer.skipped_in_a_row),
-            },
-            **self.selection.state_dict(),
-            **self.record.state_dict(),
-            "data": self.data,
-            "directory": os.getcwd(),
-        }
+        training = state_of(self)
         self.write(CHECKPOINT, {**self.captioner.checkpoint(), "training": training})
 
     def write(self, name: str, checkpoint: dict) -> None:
-        """Save a checkpoint. Raises UserError if a tensor in it is not finite, or it cannot be written."""
+        """Begin to write a checkpoint; it is written after the next `write`, or `finish_writing`.
+
+        Raises UserError if a tensor in it is not finite, or the one before it could not be written.
+        """
         if tensor := first_not_finite(checkpoint):
             raise self.diverged(f"{tensor} has values that are not finite")
-        save_checkpoint(self.folder / name, {**checkpoint, "config": self.asked.as_dict()})
+        if self.compute.is_main:
+            self.checkpoints.write(name, {**checkpoint, "config": self.asked.as_dict()})
+
+    def finish_writing(self) -> None:
+        """Wait until all files are written; raises UserError if one cannot be."""
+        self.checkpoints.wait()
+        self.compute.wait()
 
     def stopped(self) -> int:
         """Say how to continue; returns the exit status."""
+        self.finish_writing()
         print(f"stopped in epoch {self.epoch}; continue with: {resume_command(self.folder)}", flush=True)
         return self.interruption.status
 
     def report_best(self) -> None:
         """Print the scores of the best epoch; raises UserError if there is none."""
-        self.require_best()
+        self.selection.require_best(self.folder)
+        self.finish_writing()
         options, best_epoch = self.search_options(self.config.search.beam), self.selection.best_epoch
         report_best(self.captioner, self.val_set, self.scorer, options, best_epoch, self.record.seconds())

@@ -1,10 +1,13 @@
 """Which epoch is the best one, and whether training has waited long enough for a better one."""
 
 import math
+from pathlib import Path
 
 from config import TrainConfig
 from metrics.measures import find_monitor
+from training.folder import BEST
 from training.state import TrainingState
+from utils import UserError
 
 
 class Selection:
@@ -31,6 +34,14 @@ class Selection:
         """Whether no epoch before this one was better for `patience` epochs in a row."""
         waited = epoch - 1 - max(self.best_epoch, self.patience_from)
         return self.best is not None and waited >= self.patience
+
+    def require_best(self, folder: Path) -> None:
+        """Raise UserError if no epoch so far has a model worth keeping."""
+        if self.best is None:
+            raise UserError(
+                f"{self.monitor.name} (train.monitor) was not finite in any epoch, so there is no "
+                f"{folder / BEST}; start again with a lower train.lr"
+            )
 
     def forget(self) -> None:
         """Start again: there is no best epoch."""

@@ -83,7 +83,8 @@ class TrainingState(_State):
     scaler: dict[str, FiniteFloat]
     average: Tensors | None
     steps: Count
-    random: Tensors
+    random: Tensors  # of the main process
+    random_of_others: list[Tensors] = []
     epoch: Count
     batch: Count
     averages: list[FiniteFloat]
@@ -99,12 +100,13 @@ class TrainingState(_State):
     data: str | None = None  # digest of the captions; earlier versions: none
     directory: str | None = None  # working directory of the training, to which its paths are relative
 
-    @field_validator("random")
+    @field_validator("random", "random_of_others")
     @classmethod
-    def is_of_generators(cls, states: Tensors) -> Tensors:
-        if "cpu" not in states or any(state.dtype is not torch.uint8 for state in states.values()):
-            raise ValueError("expected bytes for each type of device, among them the CPU")
-        return states
+    def is_of_generators(cls, value: Any) -> Any:
+        for states in value if isinstance(value, list) else [value]:
+            if "cpu" not in states or any(state.dtype is not torch.uint8 for state in states.values()):
+                raise ValueError("expected bytes for each type of device, among them the CPU")
+        return value
 
 
 def read_state(values: object) -> TrainingState:

@@ -1,15 +1,16 @@
 """One training step for any objective, and the state that a resume restores."""
 
-from collections.abc import Sequence
-from typing import cast
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from data.dataset import Batch
 from models.decoder import Decoder
 from models.model import CaptionModel
-from training.objective import Loss, Objective
+from training.objective import Objective, Part
 from training.schedule import Schedule
 from training.state import Misfit, Tensors, TrainingState, load_moments, load_tensors
 
@@ -20,6 +21,9 @@ class Trainer:
     def __init__(self, objective: Objective, steps_per_epoch: int, steps: int = 0):
         """`steps`: those of earlier phases of the training."""
         self.objective, self.model, self.compute = objective, objective.model, objective.compute
+        self.parallel: Any = objective
+        if self.compute.world_size > 1:
+            self.parallel = DistributedDataParallel(objective, broadcast_buffers=False)
         self.steps_per_epoch = steps_per_epoch
         self.config = config = objective.config.train
         # Parameters have names, by which a resumed run finds their moments when it trains more or fewer.
@@ -71,8 +75,11 @@ class Trainer:
             else:
                 average.copy_(weight)
 
-    def step(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
-        """Forward, backward, clip, update; see Objective.forward for the arguments.
+    def step(self, parts: Sequence[Part], epoch: int) -> dict[str, torch.Tensor]:
+        """Forward, backward, clip, update; returns the sums that an Averages adds up.
+
+        The parts of this process, together with those of the others, are the batch that the step learns from.
+        Their gradients are added up, so they take no more memory than the largest of them.
 
         If the loss or its gradient is not finite, weights, the statistics of batch norms, the optimisers'
         state and the moving average do not change. `is_finite` says so.
@@ -83,15 +90,13 @@ class Trainer:
                 group["lr"] = group["peak"] * factor
         buffers = list(self.model.buffers()) if self.model.encoder.trained else []
         buffers_before = [buffer.clone() for buffer in buffers]
-        loss = self.objective(batch, indices, epoch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        total = loss.total(self.compute)
-        self.scaler.scale(total).backward()
+        sums = self.backward(parts, epoch)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip)
-        self.is_finite = total.detach().isfinite() & norm.isfinite()
+        self.is_finite = self.compute.sum(sums.pop("total")).isfinite() & norm.isfinite()
         found_inf = (~self.is_finite).float()
         for optimizer in self.optimizers:
             # What torch's gradient scaler sets, too: a fused optimiser changes nothing where this is 1.
@@ -104,7 +109,28 @@ class Trainer:
         self.scaler.update()
         self.skipped_in_a_row = (self.skipped_in_a_row + 1) * ~self.is_finite
         self.steps += 1
-        return loss
+        return sums
+
+    def backward(self, parts: Sequence[Part], epoch: int) -> dict[str, torch.Tensor]:
+        """Add up the gradients of all parts of all processes.
+
+        Returns:
+            The sums of the losses of this process, and their `total`.
+        """
+        with torch.no_grad():
+            prepared = [self.objective.prepare(part, epoch) for part in parts]
+        weights = [part.weight for part in parts]
+        totals = self.compute.sums(_weighted([part.totals for part in prepared], weights))
+        sums = []
+        for i, part in enumerate(prepared):
+            with contextlib.ExitStack() as stack:
+                if self.compute.world_size > 1 and i + 1 < len(prepared):
+                    stack.enter_context(self.parallel.no_sync())  # the last part exchanges all gradients
+                loss = self.parallel(part, totals)
+                # DistributedDataParallel takes the mean over the processes, not the sum.
+                self.scaler.scale(loss.total * (weights[i] * self.compute.world_size)).backward()
+            sums.append({**loss.sums, "total": loss.total.detach()})
+        return _weighted(sums, weights)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """All trained parameters; their gradients are clipped together."""
@@ -118,6 +144,7 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """Everything but the model's weights, which the checkpoint contains under `model`."""
+        random = self.compute.gather(self.compute.random_state())
         return {
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.training_state(),
@@ -125,7 +152,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "steps": self.steps,
-            "random": self.compute.random_state(),
+            "random": random[0],
+            "random_of_others": random[1:],
         }
 
     def load_state(self, state: TrainingState) -> None:
@@ -147,8 +175,12 @@ class Trainer:
             self.load_average(state.average)
         self.steps = state.steps
         self.skipped_in_a_row.fill_(state.skipped.in_a_row)
+        random = [state.random, *state.random_of_others]
+        if self.compute.rank >= len(random):  # the run had fewer processes
+            torch.manual_seed(self.objective.config.run.seed + self.compute.rank * 2**32 + state.steps)
+            return
         try:
-            self.compute.restore_random_state(state.random)
+            self.compute.restore_random_state(random[self.compute.rank])
         except (RuntimeError, TypeError) as error:  # of the wrong size, for example
             raise Misfit(f"random: {error}") from None
 
@@ -169,3 +201,11 @@ class Trainer:
                 if not name.startswith("module.encoder.")
             }
         load_tensors(self.average, saved)
+
+
+def _weighted(
+    sums: Sequence[Mapping[str, torch.Tensor]], weights: Sequence[float]
+) -> dict[str, torch.Tensor]:
+    """The weighted sum of scalars by name."""
+    pairs = list(zip(sums, weights, strict=True))
+    return {name: torch.stack([part[name] * weight for part, weight in pairs]).sum() for name in sums[0]}

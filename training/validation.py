@@ -17,7 +17,7 @@ def validation_loss(captioner: Captioner, dataset: Flickr8kDataset) -> dict[str,
     compute = captioner.compute
     captioner.model.eval()
     averages = TokenAverages(compute)
-    for [batch] in _batches(captioner, [dataset], "validation loss"):
+    for _, [batch] in _batches(captioner, [dataset], "validation loss"):
         [images], captions = compute.to_device(batch.images), batch.packed().to(compute)
         with compute.autocast():
             logits, _ = captioner.model(images, captions)
@@ -32,24 +32,27 @@ def caption_split(
 
     `others`: the same split as the other members of an ensemble see it.
     """
-    texts: list[str] = []
-    for batches in _batches(captioner, [dataset, *others], f"captions (beam {options.beam})"):
-        images = [batch.images for batch in batches]
-        indices = range(len(texts), len(texts) + len(images[0]))
-        texts += captioner.texts(captioner.search(images, options, indices))
-    return dict(zip(dataset.names, texts, strict=True))
+    own: dict[int, str] = {}
+    for indices, batches in _batches(captioner, [dataset, *others], f"captions (beam {options.beam})"):
+        found = captioner.search([batch.images for batch in batches], options, indices)
+        own |= zip(indices, captioner.texts(found), strict=True)
+    texts = {index: text for part in captioner.compute.gather(own) for index, text in part.items()}
+    return {name: texts[index] for index, name in enumerate(dataset.names)}
 
 
 def _batches(
     captioner: Captioner, datasets: Sequence[Flickr8kDataset], title: str
-) -> Iterator[tuple[Batch, ...]]:
-    """The images of a split in order, of each of the datasets, with a progress bar."""
+) -> Iterator[tuple[list[int], tuple[Batch, ...]]]:
+    """The images of a split, or this process's share of them, with a progress bar.
+
+    Yields their indices, and a batch of each of the datasets.
+    """
     config = captioner.config
-    batches = ordered_batches(len(datasets[0]), config.train.batch_size)
+    batches = list(captioner.compute.shard(ordered_batches(len(datasets[0]), config.train.batch_size)))
     loaders: list[Iterable[Batch]] = [
         make_loader(dataset, batches, config.data.workers, captioner.compute) for dataset in datasets
     ]
     with Progress(len(batches), title, "batches", keep=False) as progress:
-        for of_datasets in zip(*loaders, strict=True):
-            yield of_datasets
+        for draws, *of_datasets in zip(batches, *loaders, strict=True):
+            yield [index for index, _ in draws], tuple(of_datasets)
             progress.update()

@@ -1,18 +1,25 @@
 """Advantage actor-critic (A2C; Mnih et al., 2016): a critic predicts the reward at each word."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from compute import Compute
 from config import Config, RLConfig
-from data.dataset import Batch, Flickr8kDataset
+from data.dataset import Flickr8kDataset
+from data.packing import PackedCaptions
 from models.model import CaptionModel
-from training.objective import Loss, Term, count_of
-from training.policy import PolicyAverages, PolicyObjective
+from training.objective import Loss, Part, count_of
+from training.policy import PolicyAverages, PolicyObjective, Sampled
 from training.state import load_tensors
-from utils import PAD
+
+
+@dataclass(frozen=True)
+class Chosen(Sampled):
+    states: torch.Tensor  # (P, F) of the decoder when it chose each token
+    entropy_weight: float  # in this epoch
 
 
 class Critic(nn.Module):
@@ -52,35 +59,35 @@ class ActorCritic(PolicyObjective):
         groups = [{"params": list(self.critic.parameters()), "peak": rl.critic_lr}]
         self.optimizers = [torch.optim.AdamW(groups, lr=rl.critic_lr, weight_decay=0.0, fused=True)]
 
-    def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
-        rl = self.config.rl
-        grid = self.grid(batch)
-        captions, states = self.sample(grid, indices, epoch)
+    def prepare(self, part: Part, epoch: int) -> Chosen:
+        images = part.batch.images
+        grid = self.grid(images)
+        captions, states = self.sample(grid, part.indices, epoch)
         captions = captions.cpu()
-        rewards = self.score(captions, indices)
+        [rewards] = self.compute.to_device(self.score(captions, part.indices))
         packed = self.pack(captions, len(grid))
-        expected = self.critic(states[packed.captions, packed.steps])
-        [rewards] = self.compute.to_device(rewards)
-        count = count_of(len(captions), grid)
-        mean = self.compute.sum(rewards.sum()) / self.compute.sum(count)
-        is_token = self.compute.to_device(captions[:, 1:] != PAD)[0]
-        returns = discounted(prepare(rewards, mean, rl), is_token, rl.gamma)
-        returns = returns[packed.captions, packed.steps]
+        totals = {
+            "reward": rewards.sum(),
+            "captions": count_of(len(captions), grid),
+            "tokens": count_of(len(packed), grid),
+        }
+        weight = entropy_weight(self.config.rl, epoch, self.config.train.epochs)
+        states = states[packed.captions, packed.steps]
+        return Chosen(totals, images, grid, packed, rewards, states, weight)
+
+    def forward(self, prepared: Chosen, totals: Mapping[str, torch.Tensor]) -> Loss:
+        rl, captions = self.config.rl, prepared.captions
+        expected = self.critic(prepared.states)
+        rewards = prepare(prepared.rewards, totals["reward"] / totals["captions"], rl)
+        returns = discounted(rewards, captions, rl.gamma)
         critic_loss = (returns - expected).square().sum()
 
-        log_probs, entropy = self.log_probabilities(grid, packed)
+        log_probs, entropy = self.log_probabilities(prepared.images, prepared.grid, captions)
         actor_loss = -((returns - expected.detach()) * log_probs).sum()
-        bonus = entropy_weight(rl, epoch, self.config.train.epochs) * entropy.sum()
-        num_tokens = count_of(len(packed), grid)
-        sums = {
-            "reward": rewards.sum(),
-            "actor_loss": actor_loss.detach(),
-            "entropy": entropy.detach().sum(),
-            "captions": count,
-            "tokens": num_tokens,
-            "critic_loss": critic_loss.detach(),
-        }
-        return Loss([Term(actor_loss - bonus, count), Term(critic_loss, num_tokens, rl.value_weight)], sums)
+        loss = (actor_loss - prepared.entropy_weight * entropy.sum()) / totals["captions"]
+        loss = loss + rl.value_weight * critic_loss / totals["tokens"]
+        sums = prepared.sums(actor_loss, entropy)
+        return Loss(loss, {**sums, "critic_loss": critic_loss.detach()})
 
     def training_state(self) -> dict:
         return {**super().training_state(), "critic": self.critic.state_dict()}
@@ -100,10 +107,12 @@ def prepare(rewards: torch.Tensor, mean: torch.Tensor, rl: RLConfig) -> torch.Te
     return rewards.clamp(-rl.reward_clip, rl.reward_clip) if rl.reward_clip else rewards
 
 
-def discounted(rewards: torch.Tensor, is_token: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Returns (M, T): a caption's reward (M,) at its last token, times `gamma` for each token before that."""
-    tokens_to_come = is_token.flip(1).cumsum(dim=1).flip(1) - 1
-    return rewards.unsqueeze(1) * gamma**tokens_to_come
+def discounted(rewards: torch.Tensor, captions: PackedCaptions, gamma: float) -> torch.Tensor:
+    """Returns (P,): a caption's reward (M,) at its last token, times `gamma` for each token before that."""
+    of_token = captions.captions
+    lengths = of_token.new_zeros(captions.num_captions).index_add(0, of_token, torch.ones_like(of_token))
+    tokens_to_come = lengths.index_select(0, of_token) - 1 - captions.steps
+    return rewards.index_select(0, of_token) * gamma**tokens_to_come
 
 
 def entropy_weight(rl: RLConfig, epoch: int, epochs: int) -> float:

@@ -1,20 +1,25 @@
 """Cross entropy under teacher forcing, and scheduled sampling."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 
-from data.dataset import Batch
 from data.packing import PackedCaptions
 from models.choices import RANDOM_BITS, choosable, draw
 from models.decoder import Decoder
 from models.state import rows_of
-from training.loss import TokenAverages, caption_loss
-from training.objective import Loss, Objective
+from training.loss import TokenAverages, caption_loss, caption_totals
+from training.objective import Loss, Objective, Part, Prepared
 from training.randomness import random_numbers
 from utils import EOS, SOS
+
+
+@dataclass(frozen=True)
+class ReadCaptions(Prepared):
+    images: torch.Tensor  # (N, 3, H, W) or (N, L, C), on the host
+    captions: PackedCaptions  # as the decoder reads them
 
 
 class CrossEntropy(Objective):
@@ -23,14 +28,20 @@ class CrossEntropy(Objective):
     name = "cross_entropy"
     averages = TokenAverages
 
-    def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
-        train = self.config.train
-        [images], captions = self.compute.to_device(batch.images), batch.packed().to(self.compute)
-        if train.scheduled_sampling and epoch > 1:
-            captions = self.sample_inputs(images, captions, indices, epoch)
+    def prepare(self, part: Part, epoch: int) -> ReadCaptions:
+        images, captions = part.batch.images, part.batch.packed().to(self.compute)
+        if self.config.train.scheduled_sampling and epoch > 1:
+            [on_device] = self.compute.to_device(images)
+            captions = self.sample_inputs(on_device, captions, part.indices, epoch)
+        return ReadCaptions(caption_totals(captions), images, captions)
+
+    def forward(self, prepared: ReadCaptions, totals: Mapping[str, torch.Tensor]) -> Loss:
+        train, captions = self.config.train, prepared.captions
+        [images] = self.compute.to_device(prepared.images)
         with self.compute.autocast():
             logits, alphas = self.model(images, captions)
-            return caption_loss(logits, captions, alphas, train.label_smoothing, train.attention_weight)
+            smoothing, attention = train.label_smoothing, train.attention_weight
+            return caption_loss(logits, captions, alphas, smoothing, attention, totals)
 
     def sample_inputs(
         self, images, captions: PackedCaptions, indices: Sequence[int], epoch: int
@@ -42,7 +53,7 @@ class CrossEntropy(Objective):
         numbers = random_numbers(self.config.run.seed, epoch, indices, *size)
         [numbers] = self.compute.to_device(numbers)
         self.model.eval()
-        with torch.no_grad(), self.compute.autocast():
+        with self.compute.autocast():
             grid = self.model.grid(images)
             captions = scheduled_sampling(self.model.decoder, grid, captions, numbers, probability)
         self.model.train()

@@ -1,14 +1,19 @@
 """Self-critical sequence training: the score itself as the reward (Rennie et al., 2017)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 
 from config import Config
-from data.dataset import Batch
-from training.objective import Loss, Term, count_of
-from training.policy import PolicyAverages, PolicyObjective
+from training.objective import Loss, Part, count_of
+from training.policy import PolicyAverages, PolicyObjective, Sampled
 from utils import UserError
+
+
+@dataclass(frozen=True)
+class Advantages(Sampled):
+    advantages: torch.Tensor  # (M,) how much higher the reward is than the baseline
 
 
 class SelfCritical(PolicyObjective):
@@ -27,32 +32,26 @@ class SelfCritical(PolicyObjective):
         if config.rl.baseline == "leave_one_out" and config.rl.samples < 2:
             raise UserError("rl.samples: rl.baseline=leave_one_out needs 2 samples or more")
 
-    def forward(self, batch: Batch, indices: Sequence[int], epoch: int) -> Loss:
-        rl = self.config.rl
-        greedy = rl.baseline == "greedy"
-        grid = self.grid(batch)
-        captions = self.sample(grid, indices, epoch, greedy).captions.cpu()
-        rewards = self.score(captions, indices).view(len(grid), -1)  # (N, K), or (N, 1 + K)
+    def prepare(self, part: Part, epoch: int) -> Advantages:
+        images, greedy = part.batch.images, self.config.rl.baseline == "greedy"
+        grid = self.grid(images)
+        captions = self.sample(grid, part.indices, epoch, greedy).captions.cpu()
+        rewards = self.score(captions, part.indices).view(len(grid), -1)  # (N, K), or (N, 1 + K)
         if greedy:
             baseline, rewards = rewards[:, :1], rewards[:, 1:]
             captions = captions.view(len(grid), -1, captions.shape[1])[:, 1:].flatten(0, 1)
         else:
             baseline = leave_one_out(rewards)
-        [advantage, rewards] = self.compute.to_device((rewards - baseline).flatten(), rewards)
+        [advantages, rewards] = self.compute.to_device((rewards - baseline).flatten(), rewards.flatten())
+        totals = {"captions": count_of(len(captions), grid)}
+        return Advantages(totals, images, grid, self.pack(captions, len(grid)), rewards, advantages)
 
-        packed = self.pack(captions, len(grid))
-        log_probs, entropy = self.log_probabilities(grid, packed)
+    def forward(self, prepared: Advantages, totals: Mapping[str, torch.Tensor]) -> Loss:
+        captions = prepared.captions
+        log_probs, entropy = self.log_probabilities(prepared.images, prepared.grid, captions)
         # The mean is over captions, not over tokens, so that its gradient is that of the expected reward.
-        loss = -(advantage.index_select(0, packed.captions) * log_probs).sum()
-        count = count_of(len(captions), loss)
-        sums = {
-            "reward": rewards.sum(),
-            "actor_loss": loss.detach(),
-            "entropy": entropy.detach().sum(),
-            "captions": count,
-            "tokens": count_of(len(packed), loss),
-        }
-        return Loss([Term(loss, count)], sums)
+        loss = -(prepared.advantages.index_select(0, captions.captions) * log_probs).sum()
+        return Loss(loss / totals["captions"], prepared.sums(loss, entropy))
 
 
 def leave_one_out(rewards: torch.Tensor) -> torch.Tensor:
