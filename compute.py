@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed
 from torch import nn
 
 from files import readable_size
-from processes import Collectives
+from processes import Collectives, group
 from utils import UserError
 
 _CPU = torch.device("cpu")
@@ -54,11 +53,7 @@ class Compute(Collectives):
             UserError: there is no such device, or it does not support the precision.
         """
         chosen = choose_device(device)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            group = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        else:
-            group = 0, 1
-        return cls(chosen, choose_precision(precision, chosen), *group)
+        return cls(chosen, choose_precision(precision, chosen), *group())
 
     @property
     def pins_memory(self) -> bool:

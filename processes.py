@@ -1,8 +1,8 @@
-"""Several processes that train one model: torchrun starts them, torch.distributed connects them.
+"""Several processes that do one job: torchrun starts them, torch.distributed connects them.
 
     torchrun --nproc-per-node=4 train.py --config config.yaml
 
-Files are written and lines are printed by the main process, whose rank is 0.
+Files are written and lines are printed by the main process, whose rank is 0. docs/scale.md explains the rest.
 """
 
 import contextlib
@@ -22,14 +22,10 @@ T = TypeVar("T")
 # process that has ended is noticed at once.
 _TIMEOUT = timedelta(hours=1)
 _SILENT = 2  # exit status
-_ENDED = (
-    "another process of this training has ended; continue with --resume, or let torchrun do so with "
-    "--max-restarts=3"
-)
 
 
 class Collectives:
-    """What the processes of a training tell each other. All of them have to call a method, in the same order.
+    """What the processes of a job tell each other. All of them have to call a method, in the same order.
 
     A process on its own gets back what it passes.
     """
@@ -88,22 +84,47 @@ class Collectives:
         return items if self.is_main else [item]
 
 
+def group() -> tuple[int, int]:
+    """The rank of this process, and the number of processes."""
+    connects = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if connects else (0, 1)
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes and prints; see Compute.is_main."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return group()[0] == 0
 
 
 def is_restarted() -> bool:
-    """Whether torchrun has started this program again, after one of its processes had ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    """Whether torchrun has started this job again, after one of its processes had ended.
+
+    Each machine has a count of its own, so that one that was added later does not know of earlier ends.
+    """
+    count = torch.tensor(_from_torchrun("RESTART_COUNT"))
+    if group()[1] > 1:
+        dist.all_reduce(count, dist.ReduceOp.MAX)
+    return count.item() > 0
+
+
+def may_be_restarted() -> bool:
+    """Whether torchrun will start this job again if one of its processes ends."""
+    return _from_torchrun("MAX_RESTARTS") > 0
+
+
+def _from_torchrun(name: str) -> int:
+    return int(os.environ.get(f"TORCHELASTIC_{name}", 0))
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[None]:
+def connected(go_on: str) -> Iterator[None]:
     """Connect the processes that torchrun has started. For a process on its own, this does nothing.
 
+    Args:
+        go_on: what to do if one of the processes ends, as the end of a message.
+
     Raises:
-        UserError: there are more processes on this machine than GPUs, or another process has ended.
+        UserError: there are more processes on this machine than GPUs, another process has ended, or they
+            could not be connected again after a restart.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -114,7 +135,7 @@ def connected() -> Iterator[None]:
             raise UserError(f"--nproc-per-node: this machine has {num_gpus} GPUs; start as many processes")
         torch.cuda.set_device(local_rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, world_size = next(rendezvous("env://", timeout=_TIMEOUT))
+    store, rank, world_size = common_store()
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_TIMEOUT)
     try:
         with contextlib.ExitStack() as stack:
@@ -130,13 +151,32 @@ def connected() -> Iterator[None]:
             raise
         if not _is_first(store):
             raise SystemExit(_SILENT) from None
-        raise UserError(_ENDED) from None
+        raise UserError(f"another process of this job has ended; {go_on}") from None
     dist.destroy_process_group()  # not after an error, when it could wait for a process that has ended
+
+
+def common_store() -> tuple[dist.Store, int, int]:
+    """The store through which the processes find each other, the rank of this one, and their number.
+
+    When torchrun starts processes again, it gives them the store that it gave to the ones before, where they
+    would find the addresses of those (https://github.com/pytorch/pytorch/issues/135712). So the addresses
+    have the number of the start in their names. Several machines do not count alike, and need new stores.
+    """
+    store, rank, world_size = next(rendezvous("env://", timeout=_TIMEOUT))
+    shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shares_store and may_be_restarted() and int(os.environ["GROUP_WORLD_SIZE"]) > 1:
+        if rank:
+            raise SystemExit(_SILENT)
+        raise UserError(
+            "--max-restarts: on several machines, use --rdzv-backend=c10d, and set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of each torchrun"
+        )
+    return dist.PrefixStore(f"start-{_from_torchrun('RESTART_COUNT')}", store), rank, world_size
 
 
 def _is_first(store: dist.Store) -> bool:
     """Whether this is the first process that ends with an error. It says why; the others follow from it."""
     try:
         return store.add("errors", 1) == 1
-    except RuntimeError:  # whoever keeps the store has ended
-        return False
+    except RuntimeError:  # the main process kept the store, and has ended
+        return dist.get_rank() == 1

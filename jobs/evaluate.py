@@ -18,6 +18,7 @@ from metrics.scores import score_set, scores_table
 from metrics.statistics import caption_statistics
 from models.checkpoint import find_checkpoint
 from outputs import OutputFolder
+from processes import connected, is_main
 from reports.analysis import ANALYSIS_PAGE, write_analysis
 from training.datasets import make_datasets
 from training.validation import caption_split
@@ -26,6 +27,11 @@ from utils import UserError
 
 def evaluate(args: argparse.Namespace) -> None:
     """Get captions of a split from a file or a model, score them, and print and write the scores."""
+    with connected("start it again"):
+        _evaluate(args)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
     if args.predictions:
         config = load_config(args.config or DEFAULT_CONFIG, args.overrides)
         table = read_table(config.data, splits_with_images=())
@@ -49,6 +55,8 @@ def evaluate(args: argparse.Namespace) -> None:
             captions = caption_split(captioner, datasets[0], options, *datasets[1:])
         vocab_size = len(captioner.vocabulary) - len(SPECIAL)
 
+    if not is_main():
+        return
     scores, left_out = score_set(captions, split_references)
     statistics = caption_statistics(captions, vocab_size)
     print(f"\n{len(captions):,} images\n{scores_table(scores, left_out)}\n{_statistics_table(statistics)}")

@@ -11,7 +11,7 @@ from config import Config
 from data.captions import read_table, references
 from data.sample import draw_if_missing
 from models.checkpoint import Checkpoint, load_checkpoint
-from processes import connected, is_main, is_restarted
+from processes import connected, is_main, is_restarted, may_be_restarted
 from training.datasets import make_datasets
 from training.folder import BEST, CHECKPOINT, owned, require_unused, run_to_resume, set_aside
 from training.phases import Phase, explicit_keys, phase_configs, require_effect
@@ -20,13 +20,15 @@ from training.run import Run
 from training.start import check, make_captioner, with_model_of
 from utils import UserError
 
+_GO_ON = "continue with --resume, or let torchrun do so with --max-restarts=3"
+
 
 def train(asked: Config | None, args: argparse.Namespace) -> int:
     """Train; `asked` is the configuration, None if the arguments name the run to resume.
 
     Returns the exit status.
     """
-    with connected():
+    with connected(_GO_ON):
         if asked is None or args.resume is not None or _goes_on(asked):
             folder = run_to_resume(Path(args.resume) if asked is None else asked.run_folder)
             with owned(folder):
@@ -37,6 +39,8 @@ def train(asked: Config | None, args: argparse.Namespace) -> int:
         with owned(asked.run_folder):
             if is_main():
                 require_unused(asked.run_folder, args.overwrite)
+                if may_be_restarted():  # a restart goes on with the run that it finds
+                    set_aside(asked.run_folder)
             if asked.train.init_from:
                 return _train(*with_model_of(asked, asked.train.init_from))
             return _train(asked, None)

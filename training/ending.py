@@ -10,7 +10,7 @@ from data.dataset import Flickr8kDataset
 from metrics.scores import Scorer
 from models.search import SearchOptions
 from training.folder import BEST, resume_command
-from training.validation import caption_split
+from training.validation import caption_split, score_captions
 from utils import UserError
 
 RATES = ("train.lr", "train.encoder_lr")
@@ -64,7 +64,7 @@ def report_best(
     if val_set.features and captioner.model.encoder.digest() != current.model.encoder.digest():
         val_set = copy(val_set)  # the encoder was trained after the best epoch, and is frozen now
         val_set.features = None
-    scores = scorer.score(caption_split(captioner, val_set, options))
+    scores = score_captions(caption_split(captioner, val_set, options), scorer, current.compute)
     print(f"\n{folder / BEST} is epoch {best_epoch}; {seconds:.0f} s of training.")
     print(f"Validation scores with beam {options.beam}:")
     print("  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))

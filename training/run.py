@@ -13,7 +13,6 @@ from config import Config
 from data.dataset import Flickr8kDataset, training_batches
 from files import require_space, write_text
 from metrics.measures import MEASURES
-from metrics.scores import VALIDATION_METRICS, Scorer
 from models.search import SearchOptions
 from progress import Progress
 from training.checkpoints import CheckpointWriter, state_of
@@ -28,7 +27,7 @@ from training.samples import Samples
 from training.selection import Selection
 from training.state import first_not_finite
 from training.trainer import Trainer
-from training.validation import caption_split, validation_loss
+from training.validation import caption_split, make_scorer, score_captions, validation_loss
 from utils import UserError
 
 # Steps in a row without an update that end the run: more than float16 skips at first, until the scale of its
@@ -65,7 +64,7 @@ class Run:
         steps_per_epoch = math.ceil(len(train_set) / self.config.train.batch_size)
         self.trainer = Trainer(self.objective, steps_per_epoch, self.phase.steps)
         self.checkpoints = CheckpointWriter(self.folder)
-        self.scorer = Scorer(references, VALIDATION_METRICS)
+        self.scorer = make_scorer(references, self.compute)
         self.record = self.phase.record or self.new_record(references)
         self.averages = self.objective.averages(self.compute)  # of the epoch so far
         self.interval = self.objective.averages(self.compute)  # since the last row of the log
@@ -213,7 +212,7 @@ class Run:
         if not math.isfinite(figures["loss"]):
             raise self.diverged(f"the validation loss of epoch {self.epoch} is {figures['loss']}")
         captions = caption_split(captioner, self.val_set, self.search_options(self.config.train.beam))
-        return {**figures, **self.scorer.score(captions)}, captions
+        return {**figures, **score_captions(captions, self.scorer, self.compute)}, captions
 
     def finish_epoch(self, figures: dict[str, float], captions: dict[str, str]) -> None:
         """Log, save and draw what `validate` returned."""

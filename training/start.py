@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from captioning import Captioner
 from compute import Compute
@@ -15,6 +16,7 @@ from metrics.measures import find_monitor
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.decoders import DECODERS
 from models.embedding import WordEmbedding
+from models.encoder import EncoderCNN
 from models.memory import require_training_memory
 from models.model import build_model
 from training.objectives import OBJECTIVES
@@ -72,6 +74,7 @@ def make_captioner(
     else:
         captioner = _new_captioner(config, table, compute)
     sizes = tuple(table.loc[table["split"] == split, "image"].nunique() for split in ("train", "val"))
+    _share_statistics(captioner.model.encoder, compute)
     require_training_memory(captioner.model, config, sizes, len(captioner.vocabulary), compute)
     _describe(captioner)
     return captioner
@@ -92,6 +95,18 @@ def _new_captioner(config: Config, table: pd.DataFrame, compute: Compute) -> Cap
             "trained; set encoder.weights, or train it with encoder.fine_tune=all"
         )
     return Captioner(model.to(compute.device), vocabulary, transform, config, compute)
+
+
+def _share_statistics(encoder: EncoderCNN, compute: Compute) -> None:
+    """Batch norms that learn their statistics learn them from the images of all processes."""
+    if compute.world_size == 1 or not encoder.trained or encoder.has_fixed_statistics:
+        return
+    if compute.is_cpu:
+        raise UserError(
+            "encoder.weights=none: batch norms learn their statistics from the images of all processes only "
+            "on GPUs; set encoder.weights or encoder.fine_tune=none, or start one process"
+        )
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
 
 
 def _describe(captioner: Captioner) -> None:

@@ -23,7 +23,7 @@ class Trainer:
         self.objective, self.model, self.compute = objective, objective.model, objective.compute
         self.parallel: Any = objective
         if self.compute.world_size > 1:
-            self.parallel = DistributedDataParallel(objective, broadcast_buffers=False)
+            self.parallel = DistributedDataParallel(objective)
         self.steps_per_epoch = steps_per_epoch
         self.config = config = objective.config.train
         # Parameters have names, by which a resumed run finds their moments when it trains more or fewer.

@@ -1,11 +1,16 @@
-"""A model's loss under teacher forcing on a split, and its captions."""
+"""A model's loss under teacher forcing on a split, its captions, and their scores.
 
-from collections.abc import Iterable, Iterator, Sequence
+Several processes share the images, and the metrics; all of them get the results.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 
 from captioning import Captioner
+from compute import Compute
 from data.dataset import Batch, Flickr8kDataset, make_loader, ordered_batches
+from metrics.scores import VALIDATION_METRICS, Scorer
 from models.search import SearchOptions
 from progress import Progress
 from training.loss import TokenAverages, caption_loss
@@ -38,6 +43,17 @@ def caption_split(
         own |= zip(indices, captioner.texts(found), strict=True)
     texts = {index: text for part in captioner.compute.gather(own) for index, text in part.items()}
     return {name: texts[index] for index, name in enumerate(dataset.names)}
+
+
+def make_scorer(references: Mapping[str, Sequence[str]], compute: Compute) -> Scorer:
+    """A scorer of this process's share of the validation metrics, for `score_captions`."""
+    return Scorer(references, compute.shard(VALIDATION_METRICS))
+
+
+def score_captions(captions: Mapping[str, str], scorer: Scorer, compute: Compute) -> dict[str, float]:
+    """The validation metrics of captions of all images, by name."""
+    scores = {name: score for part in compute.gather(scorer.score(captions)) for name, score in part.items()}
+    return {metric.name: scores[metric.name] for metric in VALIDATION_METRICS}
 
 
 def _batches(
