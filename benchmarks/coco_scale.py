@@ -34,7 +34,7 @@ from config_reading import make_config
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, make_loader, training_batches
 from data.feature_index import StoreWriter, View, checksum, read_index
-from data.features import fingerprint
+from data.images import ImageFolder
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from training.datasets import compute_features
@@ -108,9 +108,10 @@ def generate_features(config: Config) -> None:
     index = read_index(store)
     [(done, kind)] = index.rows
     names = [name for name in table["image"].unique() if name != done]
+    images = ImageFolder(config.data.images)
     with StoreWriter(store, index, len(names)) as writer:
         for name in names:
-            writer.name(View(name, kind), fingerprint(config.data.images / name), checksum(name, zeros))
+            writer.name(View(name, kind), images.fingerprint(name), checksum(name, zeros))
     os.truncate(store / "grids.f16", len(index.rows) * zeros.nbytes)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from compute import Compute
 from data.features import FeatureGrids
 from data.loading import load, read_ahead, read_listed_image
 from data.packing import PackedCaptions, pack
+from data.strings import Strings
 from data.transforms import ImageTransform, augment
 from data.vocab import Vocabulary
 from utils import PAD, UserError
@@ -39,29 +41,8 @@ class Batch(NamedTuple):
         return pack(self.captions, self.lengths, self.image_index, len(self.images))
 
 
-class _Strings(Sequence[str]):
-    """Strings in one flat buffer; indexing creates a `str`."""
-
-    def __init__(self, strings: Iterable[str]):
-        encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
-        self.buffer = b"".join(encoded)
-        self.start = np.cumsum([0, *map(len, encoded)])
-
-    def __len__(self) -> int:
-        return len(self.start) - 1
-
-    def __getitem__(self, i: int) -> str:  # type: ignore[override]  # no slices
-        if not 0 <= i < len(self):  # ends an iteration
-            raise IndexError(i)
-        return self.buffer[self.start[i] : self.start[i + 1]].decode("utf-8", "surrogatepass")
-
-
 class Flickr8kDataset(Dataset):
-    """One split. An item is one image with up to `captions_per_image` of its captions.
-
-    Names and captions are stored in flat arrays. Lists would take a hundred bytes per word, and every worker
-    would copy them as soon as it changes their reference counts.
-    """
+    """One split. An item is one image with up to `captions_per_image` of its captions."""
 
     def __init__(
         self,
@@ -80,7 +61,7 @@ class Flickr8kDataset(Dataset):
         image_index, names = pd.factorize(rows["image"])
         if not len(names):
             raise UserError(f"the captions file has no images in the split {split!r}")
-        self.names = _Strings(names)
+        self.names = Strings.of(names)
         tokens, lengths = array("i"), []
         for caption in rows["caption"].to_numpy()[np.argsort(image_index, kind="stable")]:
             indices = vocabulary.numericalize(caption, max_length)
@@ -101,23 +82,43 @@ class Flickr8kDataset(Dataset):
 
     def drawn_captions(self, i: int, seed: int) -> list[torch.Tensor]:
         """The captions of an image, each as tokens (T,) int64; `seed` selects them if not all are drawn."""
-        chosen: Sequence[int] = range(self.image_start[i], self.image_start[i + 1])
+        chosen: Sequence[int] = range(self.num_captions(i))
         if self.captions_per_image and self.captions_per_image < len(chosen):
             chosen = random.Random(seed).sample(chosen, self.captions_per_image)
-        return [
-            torch.from_numpy(self.tokens[self.caption_start[c] : self.caption_start[c + 1]].astype(np.int64))
-            for c in chosen
-        ]
+        return [self.caption(i, k) for k in chosen]
+
+    def num_captions(self, i: int) -> int:
+        """The number of captions of an image."""
+        return self.image_start[i + 1] - self.image_start[i]
+
+    def caption(self, i: int, k: int) -> torch.Tensor:
+        """One of the captions of an image, as tokens (T,) int64."""
+        c = self.image_start[i] + k
+        return torch.from_numpy(
+            self.tokens[self.caption_start[c] : self.caption_start[c + 1]].astype(np.int64)
+        )
 
     def image(self, i: int, seed: int = 0) -> torch.Tensor:
         """Image (3, H, W), or its cached grid (L, C); `seed` determines the augmentation or the view."""
-        name = self.names[i]
         if self.features is not None:
-            return self.features.grid(name, seed)
-        image = read_listed_image(self.image_folder / name)
+            return self.grids([(i, seed)])[0]
+        image = self.read(i)
         if self.augment:
             image = augment(image, self.augment, seed)
         return self.transform(image)
+
+    def read(self, i: int) -> Image.Image:
+        """An image as it is in its file; raises UserError if it cannot be read."""
+        return read_listed_image(self.image_folder / self.names[i])
+
+    def grids(self, draws: Sequence[Draw], pin_memory: bool = False) -> torch.Tensor:
+        """The cached grids (N, L, C) of N images, possibly in page-locked memory."""
+        assert self.features is not None
+        return self.features.read([(self.names[i], seed) for i, seed in draws], pin_memory)
+
+    def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterable[list[Draw]]:
+        """The batches of an epoch in random order, from the batch `first` on."""
+        return training_batches(len(self), batch_size, seed, epoch)[first:]
 
 
 def collate(items: Sequence[tuple[torch.Tensor, list[torch.Tensor]]]) -> Batch:
@@ -151,15 +152,15 @@ def ordered_batches(num_images: int, batch_size: int) -> list[list[Draw]]:
 
 
 def make_loader(
-    dataset: Flickr8kDataset, batches: list[list[Draw]], workers: int, compute: Compute
+    dataset: Flickr8kDataset, batches: Iterable[list[Draw]], workers: int, compute: Compute
 ) -> Iterator[Batch]:
     """The `batches` of `dataset`, in this order; see `load`, and `read_ahead` for cached features."""
-    grids, pins = dataset.features, compute.pins_memory
-    if grids is None:
+    pins = compute.pins_memory
+    if dataset.features is None:
         return load(dataset, batches, collate, workers, pins)
 
     def read(draws: list[Draw]) -> Batch:
-        images = grids.read([(dataset.names[i], seed) for i, seed in draws], pins)
+        images = dataset.grids(draws, pins)
         return _make_batch(images, [dataset.drawn_captions(*draw) for draw in draws])
 
     return read_ahead(read, batches)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter
 
+from data.images import Fingerprint
 from files import cannot_write, flush_folder, remove_leftovers, require_space
 from utils import UserError
 
@@ -34,14 +35,6 @@ class View(NamedTuple):
 
     image_name: str
     kind: str  # "plain", or the changes and a number, such as "crop+flip/1"
-
-
-class Fingerprint(NamedTuple):
-    """Size and times of a file, which change with its content (ctime even if a copy keeps the date)."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
 
 
 @dataclass

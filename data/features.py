@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from io import FileIO
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from torch.utils.data import Dataset
 from compute import Compute
 from data.feature_index import (
     DamagedStore,
-    Fingerprint,
     Index,
     StoreWriter,
     View,
@@ -30,7 +30,8 @@ from data.feature_index import (
     set_aside,
     whole_index,
 )
-from data.loading import load, read_listed_image
+from data.images import Fingerprint, Images
+from data.loading import load
 from data.transforms import ImageTransform, augment
 from files import locked, write_text
 from progress import Progress
@@ -124,12 +125,12 @@ def _damaged(store: Path, reason: object) -> UserError:
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The features of one encoder for the images of one folder; `grids` computes missing ones."""
+    """The features of one encoder for the images of one folder or shard; `grids` computes missing ones."""
 
     cache_folder: Path  # contains the stores, one folder for each identity
     identity: dict  # plain values that identify what `encode` computes; each identity has a store
     encode: Callable[[torch.Tensor], torch.Tensor]  # pixels (B, 3, H, W) uint8 -> grids (B, L, C)
-    image_folder: Path
+    images: Images
     transform: ImageTransform
     augment: Sequence[str] = ()  # the random changes of all views but the first
     workers: int = 0
@@ -144,32 +145,45 @@ class FeatureStore:
         Raises:
             UserError: an image cannot be read, or the store cannot be written.
         """
-        identity = {
-            **self.identity,
-            "transform": self.transform.as_dict(),
-            "images": str(self.image_folder.resolve()),
-        }
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        store = self.cache_folder / digest
-        changes = "+".join(self.augment)
-        wanted = {
-            name: [View(name, _PLAIN), *(View(name, f"{changes}/{i}") for i in range(1, count))]
-            for name, count in views.items()
-        }
-        fingerprints = {name: fingerprint(self.image_folder / name) for name in wanted}
+        store, wanted = self.folder, self.wanted(views)
+        fingerprints = {name: self.images.fingerprint(name) for name in wanted}
         try:
             index = read_index(store)
         except DamagedStore:
             index = Index()  # unless another process is repairing it; that is seen under the lock
         if self.compute.largest(len(_missing(index, wanted, fingerprints))):
-            index = self.complete(store, identity, wanted, fingerprints)
-        rows = {name: [index.rows[view] for view in group] for name, group in wanted.items()}
-        return FeatureGrids(store / "grids.f16", index.shape, rows, index.checksums)
+            index = self.complete(store, wanted, fingerprints)
+        return _opened(store, index, wanted)
+
+    def stored(self, views: Mapping[str, int]) -> FeatureGrids:
+        """What `grids` has returned before; raises UserError if they are not in the store any more."""
+        try:
+            return _opened(self.folder, read_index(self.folder), self.wanted(views))
+        except (DamagedStore, KeyError) as error:
+            reason = "rows are missing" if isinstance(error, KeyError) else error
+            raise UserError(f"the feature cache {self.folder} is damaged: {reason}; {_RUN_AGAIN}") from None
+
+    @cached_property
+    def full_identity(self) -> dict:
+        """All that a grid depends on, but the name and the content of its image."""
+        return {**self.identity, "transform": self.transform.as_dict(), "images": self.images.place}
+
+    @cached_property
+    def folder(self) -> Path:
+        digest = hashlib.sha256(json.dumps(self.full_identity, sort_keys=True).encode()).hexdigest()[:16]
+        return self.cache_folder / digest
+
+    def wanted(self, views: Mapping[str, int]) -> dict[str, list[View]]:
+        """The views of each image, the plain one first."""
+        changes = "+".join(self.augment)
+        return {
+            name: [View(name, _PLAIN), *(View(name, f"{changes}/{i}") for i in range(1, count))]
+            for name, count in views.items()
+        }
 
     def complete(
         self,
         store: Path,
-        identity: dict,
         wanted: dict[str, list[View]],
         fingerprints: dict[str, Fingerprint],
     ) -> Index:
@@ -182,7 +196,7 @@ class FeatureStore:
             return read_index(store)
         with locked(store / "lock", _BUSY, wait=True):
             index = whole_index(store)  # another run may have changed it in the meantime
-            write_text(store / "identity.json", json.dumps(identity, indent=1))
+            write_text(store / "identity.json", json.dumps(self.full_identity, indent=1))
             missing = self.compute.gather(_missing(index, wanted, fingerprints))[0]
             self.add(store, index, missing, fingerprints)
         self.compute.wait()
@@ -211,7 +225,7 @@ class FeatureStore:
 
         Each process computes a share of them. The main one yields them all, the others their own.
         """
-        pixels_of = _ViewPixels(self.image_folder, self.transform, list(self.augment))
+        pixels_of = _ViewPixels(self.images, self.transform, list(self.augment))
         batches = [views[at : at + self.batch_size] for at in range(0, len(views), self.batch_size)]
         own = self.compute.shard(batches)
         with closing(load(pixels_of, own, torch.stack, self.workers)) as loader:
@@ -236,16 +250,22 @@ class FeatureStore:
 class _ViewPixels(Dataset):
     """View -> its pixels (3, H, W) uint8; raises UserError for an image that cannot be read."""
 
-    def __init__(self, image_folder: Path, transform: ImageTransform, augment: list[str]):
-        self.image_folder, self.transform, self.augment = image_folder, transform, augment
+    def __init__(self, images: Images, transform: ImageTransform, augment: list[str]):
+        self.images, self.transform, self.augment = images, transform, augment
 
     def __getitem__(self, view: View) -> torch.Tensor:
-        image = read_listed_image(self.image_folder / view.image_name)
+        image = self.images.read(view.image_name)
         if view.kind != _PLAIN:
             name = f"{view.image_name}/{view.kind}".encode("utf-8", "surrogatepass")
             seed = int.from_bytes(hashlib.sha256(name).digest()[:6])
             image = augment(image, self.augment, seed)
         return self.transform.pixels(image)
+
+
+def _opened(store: Path, index: Index, wanted: dict[str, list[View]]) -> FeatureGrids:
+    """The grids of the wanted views; raises KeyError if one is not in the index."""
+    rows = {name: [index.rows[view] for view in group] for name, group in wanted.items()}
+    return FeatureGrids(store / "grids.f16", index.shape, rows, index.checksums)
 
 
 def _missing(index: Index, wanted: dict[str, list[View]], fingerprints: dict[str, Fingerprint]) -> list[View]:
@@ -256,12 +276,3 @@ def _missing(index: Index, wanted: dict[str, list[View]], fingerprints: dict[str
         return row is not None and index.fingerprints[row] == fingerprints[view.image_name]
 
     return [view for group in wanted.values() for view in group if not is_current(view)]
-
-
-def fingerprint(path: Path) -> Fingerprint:
-    """The fingerprint of an image file; raises UserError if there is no such file."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):  # ValueError: a name that no file can have
-        raise UserError(f"no image at {path.absolute()}; set data.images to the image folder") from None
-    return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)

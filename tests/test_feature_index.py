@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.features import FeatureStore
+from data.images import ImageFolder
 from data.loading import read_ahead
 from data.transforms import ImageTransform
 from utils import UserError
@@ -45,7 +46,7 @@ def compute(images: Path, cache: Path, names=NAMES, cells=1):
         counts.append(len(pixels))
         return (pixels / 255).mean(dim=(2, 3)).unsqueeze(1).expand(-1, cells, -1)
 
-    store = FeatureStore(cache, {"encoder": 1}, encode, images, TRANSFORM, batch_size=1)
+    store = FeatureStore(cache, {"encoder": 1}, encode, ImageFolder(images), TRANSFORM, batch_size=1)
     return store.grids(dict.fromkeys(names, 1)), sum(counts)
 
 

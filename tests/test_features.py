@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from data.feature_index import checksum
-from data.features import FeatureStore, fingerprint
+from data.features import FeatureStore
+from data.images import ImageFolder
 from data.transforms import ImageTransform
 from utils import UserError
 
@@ -47,7 +48,7 @@ def features(tmp_path, views=NAMES, encode=None, **options):
     store = {"identity": {"encoder": 1}, "transform": TRANSFORM, "batch_size": 2, **options}
     encode = encode or Encoder()
     grids = FeatureStore(
-        cache_folder=tmp_path / "cache", image_folder=tmp_path / "images", encode=encode, **store
+        cache_folder=tmp_path / "cache", images=ImageFolder(tmp_path / "images"), encode=encode, **store
     ).grids(views if isinstance(views, dict) else dict.fromkeys(views, 1))
     return grids, encode.count
 
@@ -203,7 +204,7 @@ def test_a_store_on_disk_stays_readable(tmp_path, image_folder):
     (store / "grids.f16").write_bytes(content.tobytes())
     views = [("1.png", "plain"), ("0.png", "crop/1"), ("0.png", "plain")]
     rows = [
-        [name, kind, row, *fingerprint(image_folder / name), checksum(name, content[row])]
+        [name, kind, row, *ImageFolder(image_folder).fingerprint(name), checksum(name, content[row])]
         for row, (name, kind) in enumerate(views)
     ]
     lines = [{"format": 2, "shape": [1, 3]}, *rows]

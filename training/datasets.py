@@ -10,6 +10,7 @@ import torch
 from captioning import Captioner
 from data.dataset import Flickr8kDataset
 from data.features import FeatureGrids, FeatureStore
+from data.images import ImageFolder
 
 
 def make_datasets(
@@ -71,7 +72,7 @@ def compute_features(
         config.features.folder,
         identity,
         encode,
-        config.data.images,
+        ImageFolder(config.data.images),
         captioner.transform,
         config.data.augment,
         config.data.workers,

@@ -10,7 +10,7 @@ import yaml
 
 from captioning import Captioner
 from config import Config
-from data.dataset import Flickr8kDataset, training_batches
+from data.dataset import Flickr8kDataset
 from files import require_space, write_text
 from metrics.measures import MEASURES
 from models.search import SearchOptions
@@ -61,8 +61,8 @@ class Run:
         self.folder = self.config.run_folder
         kind = OBJECTIVES[self.config.train.objective]
         self.objective = kind(captioner.model, self.config, self.compute, train_set)
-        steps_per_epoch = math.ceil(len(train_set) / self.config.train.batch_size)
-        self.trainer = Trainer(self.objective, steps_per_epoch, self.phase.steps)
+        self.steps_per_epoch = math.ceil(len(train_set) / self.config.train.batch_size)
+        self.trainer = Trainer(self.objective, self.steps_per_epoch, self.phase.steps)
         self.checkpoints = CheckpointWriter(self.folder)
         self.scorer = make_scorer(references, self.compute)
         self.record = self.phase.record or self.new_record(references)
@@ -147,12 +147,12 @@ class Run:
     def train_epoch(self) -> None:
         """Train for the rest of the current epoch, and write log rows and checkpoints."""
         config, trainer = self.config.train, self.trainer
-        batches = training_batches(len(self.train_set), config.batch_size, self.config.run.seed, self.epoch)
-        todo, workers = batches[self.batch :], self.config.data.workers
+        seed, workers = self.config.run.seed, self.config.data.workers
+        todo = self.train_set.batches(config.batch_size, seed, self.epoch, self.batch)
         num_captions, began = 0, time.monotonic()
         self.captioner.model.train()
         title = f"epoch {self.epoch}/{self.last_epoch}"
-        with Progress(len(batches), title, "batches", initial=self.batch) as progress:
+        with Progress(self.steps_per_epoch, title, "batches", initial=self.batch) as progress:
             for parts in read_parts(self.train_set, todo, config.accumulate, workers, self.compute):
                 sums = trainer.step(parts, self.epoch - self.phase.epochs)
                 for averages in (self.averages, self.interval):
@@ -172,7 +172,7 @@ class Run:
                 progress.update()
                 if self.is_interrupted():
                     return
-                is_due = trainer.steps % config.checkpoint_every == 0 and self.batch < len(batches)
+                is_due = trainer.steps % config.checkpoint_every == 0 and self.batch < self.steps_per_epoch
                 if is_due and trainer.is_finite:
                     self.save()
 

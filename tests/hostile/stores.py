@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from data.features import FeatureStore
+from data.images import ImageFolder
 from tests.hostile.attempt import Hostile, Outcome, refused, works
 from tests.hostile.place import small_captioner
 from utils import UserError
@@ -27,7 +28,7 @@ def grids() -> torch.Tensor:
             return captioner.model.grid(captioner.transform.normalise(pixels))
 
     identity, images = {"encoder": "a test"}, Path("data/images")
-    store = FeatureStore(Path("store"), identity, encode, images, captioner.transform)
+    store = FeatureStore(Path("store"), identity, encode, ImageFolder(images), captioner.transform)
     found = store.grids(dict.fromkeys(_NAMES, 1))
     return torch.stack([found.grid(name) for name in _NAMES])
 
