@@ -38,8 +38,10 @@ class DataConfig(Section):
     captions: list[UserPath] = Field(
         Path("archive/captions.csv"),  # type: ignore[arg-type]  # made a list below; --help shows the path
         min_length=1,
-        description="captions file, or several: [a.json,b.json]",
+        description="captions file, or several: [a.json,b.json]; or shards: train-{000..999}.tar",
     )
+    index_folder: UserPath = Field(Path("cache/shards"), description="shards: folder of their indexes")
+    shuffle: Few = Field(8, description="shards: so many are open at once, and their images are shuffled")
     images: UserPath = Field(
         Path("archive/images"), description="image folder; image names are relative to it"
     )

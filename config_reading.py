@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,12 @@ def make_config(values: dict, overrides: Sequence[str] = (), source: str = "the 
     if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
         raise UserError(f"{source}: expected sections with keys under them, as in config.yaml")
     values = {section: dict(keys) for section, keys in values.items()}
+    shards = [override for override in overrides if re.match(r"data\.captions=.*\.tar$", override)]
+    if len(shards) > 1:
+        raise UserError(
+            f"data.captions is given {len(shards):,} times; put it into quotes, so that the shell leaves its "
+            "braces alone: 'data.captions=train-{000..999}.tar'"
+        )
     for override in overrides:
         key, equals, text = override.partition("=")
         section, dot, name = key.partition(".")

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -161,6 +162,17 @@ def require_space(folder: Path, size: int, what: str) -> None:
             f"{folder} has not enough space for {what}: {readable_size(size)} needed, "
             f"{readable_size(free)} free; make room on the disk, or choose another folder"
         )
+
+
+def read_at(file: FileIO, position: int, buffer: memoryview) -> int:
+    """Fill the buffer from `position` on; returns the number of bytes read.
+
+    Threads and forked processes may read the same file, except on Windows, where a file has one position.
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [buffer], position)
+    file.seek(position)
+    return file.readinto(buffer)
 
 
 def require_regular(path: Path) -> None:

@@ -4,23 +4,37 @@ import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from config import DataConfig
-from data.captions_file import Row
+from data.captions_file import LONGEST_CAPTION, Row
 from data.formats import open_captions
+from data.shard_paths import is_sharded
 from data.splits import LISTS, SPLITS, is_flickr8k, split_of
 from utils import CONTROL, UserError
 
+if TYPE_CHECKING:
+    from data.shard_set import Captions
+
 _MAX_NAMED, _MAX_SHOWN = 3, 300  # most unusable rows that a message names, and most characters of each
-_LONGEST = 10_000  # characters of a caption; even a description in paragraphs has fewer
 _SHOW = reprlib.Repr()
 _SHOW.maxstring = 200
 
 
-def read_table(data: DataConfig, splits_with_images: Sequence[str] = SPLITS) -> pd.DataFrame:
-    """`read_captions` with the arguments from a configuration."""
+def read_table(
+    data: DataConfig, splits_with_images: Sequence[str] = SPLITS, in_memory: Sequence[str] = SPLITS
+) -> pd.DataFrame:
+    """`read_captions` with the arguments from a configuration.
+
+    Args:
+        in_memory: of shards, the splits whose captions are read into the table.
+    """
+    if is_sharded(data):
+        from data.shard_table import read_shards  # here, because webdataset imports torch
+
+        return _with_columns(read_shards(data, in_memory))
     return read_captions(data.captions, data.images, data.max_bad_rows, splits_with_images, data.lists)
 
 
@@ -65,10 +79,7 @@ def read_captions(
     if rows.empty:
         raise UserError(f"{where} has no rows with an image, a caption and a split")
     _check_one_split(rows, where)
-    # Ids are kept only if each image has a unique one: ids from two sources may clash.
-    has_ids = rows["image_id"].notna().all() and rows["image_id"].nunique() == rows["image"].nunique()
-    columns = ["image", "caption", "split"] + (["image_id"] if has_ids else [])
-    table = rows[columns].infer_objects().reset_index(drop=True)
+    table = _with_columns(rows)
     formats = " and ".join(dict.fromkeys(source.format for source in sources))
     remark = " (split by hash of the names)" if rows["by_hash"].any() else ""
     print(f"{where}: {formats}{remark}; {_summary(table)}")
@@ -79,6 +90,22 @@ def read_captions(
             "data.lists=FOLDER"
         )
     return table
+
+
+def _with_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    """The table of the rows. Ids are kept if each image has a unique one: ids from two sources may clash."""
+    has_ids = rows["image_id"].notna().all() and rows["image_id"].nunique() == rows["image"].nunique()
+    columns = ["image", "caption", "split"] + (["image_id"] if has_ids else [])
+    return rows[columns].infer_objects().reset_index(drop=True)
+
+
+def training_captions(data: DataConfig, table: pd.DataFrame) -> "pd.Series | Captions":
+    """The captions of train, which are in the table, or else in shards."""
+    if is_sharded(data):
+        from data.shard_set import open_shards  # here, because webdataset imports torch
+
+        return open_shards(data, ["train"]).captions()
+    return table.loc[table["split"] == "train", "caption"]
 
 
 def _complete(rows: pd.DataFrame, image_folder: Path) -> pd.DataFrame:
@@ -118,7 +145,10 @@ def _leave_out_unusable(
         (rows["image"] == "", "a row without an image"),
         (rows["image"].isin(strange), "the name {} has control characters"),
         (rows["caption"] == "", "{} has no caption"),
-        (rows["caption"].str.len() > _LONGEST, f"{{}} has a caption of more than {_LONGEST:,} characters"),
+        (
+            rows["caption"].str.len() > LONGEST_CAPTION,
+            f"{{}} has a caption of more than {LONGEST_CAPTION:,} characters",
+        ),
         (checked & rows["image"].isin(missing), "no image {}"),
     ):
         is_bad &= problems == ""

@@ -13,6 +13,7 @@ from files import require_regular
 from utils import UserError
 
 _T = TypeVar("_T")
+LONGEST_CAPTION = 10_000  # characters; even a description in paragraphs has fewer
 # Of strings with a constraint, even one that all satisfy, pydantic refuses those with lone surrogates.
 Text = Annotated[str, Field(min_length=0)]
 

@@ -64,7 +64,7 @@ def _listed_captions(cell: str) -> list[str]:
 def json_lines_rows(file: CaptionsFile) -> Iterator[Row]:
     """One object per line, with an image and one caption or a list of captions."""
     image, caption = file.column(IMAGE_COLUMNS), file.column(CAPTION_COLUMNS)
-    fields = {image: Text | None, caption: _CAPTIONS, "split": NotRequired[str | None]}
+    fields = {image: Text | None, caption: CAPTIONS, "split": NotRequired[str | None]}
     kind: TypeAdapter[dict[str, Any]] = TypeAdapter(TypedDict("JsonLine", fields))  # type: ignore[operator]
     with open(file.path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
@@ -86,4 +86,4 @@ def _as_list(captions: object) -> object:
     return captions if isinstance(captions, list) else [captions]
 
 
-_CAPTIONS = Annotated[list[Text | None], BeforeValidator(_as_list)]
+CAPTIONS = Annotated[list[Text | None], BeforeValidator(_as_list)]

@@ -17,6 +17,7 @@ from compute import Compute
 from data.features import FeatureGrids
 from data.loading import load, read_ahead, read_listed_image
 from data.packing import PackedCaptions, pack
+from data.shard_features import ShardGrids
 from data.strings import Strings
 from data.transforms import ImageTransform, augment
 from data.vocab import Vocabulary
@@ -51,7 +52,7 @@ class Flickr8kDataset(Dataset):
         vocabulary: Vocabulary,
         image_folder: Path,
         transform: ImageTransform,
-        features: FeatureGrids | None = None,
+        features: FeatureGrids | ShardGrids | None = None,
         captions_per_image: int | None = None,
         max_length: int | None = None,
         augment: Sequence[str] = (),
@@ -61,7 +62,7 @@ class Flickr8kDataset(Dataset):
         image_index, names = pd.factorize(rows["image"])
         if not len(names):
             raise UserError(f"the captions file has no images in the split {split!r}")
-        self.names = Strings.of(names)
+        self.names: Sequence[str] = Strings.of(names)
         tokens, lengths = array("i"), []
         for caption in rows["caption"].to_numpy()[np.argsort(image_index, kind="stable")]:
             indices = vocabulary.numericalize(caption, max_length)
@@ -113,7 +114,7 @@ class Flickr8kDataset(Dataset):
 
     def grids(self, draws: Sequence[Draw], pin_memory: bool = False) -> torch.Tensor:
         """The cached grids (N, L, C) of N images, possibly in page-locked memory."""
-        assert self.features is not None
+        assert isinstance(self.features, FeatureGrids)
         return self.features.read([(self.names[i], seed) for i, seed in draws], pin_memory)
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterable[list[Draw]]:

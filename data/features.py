@@ -33,7 +33,7 @@ from data.feature_index import (
 from data.images import Fingerprint, Images
 from data.loading import load
 from data.transforms import ImageTransform, augment
-from files import locked, write_text
+from files import locked, read_at, write_text
 from progress import Progress
 from utils import UserError
 
@@ -78,7 +78,7 @@ class FeatureGrids:
             _prefetch(self.file, rows, grids[0].nbytes)
         for (name, _), row, grid in zip(views, rows, grids.numpy(), strict=True):
             with explained(self.path.parent):
-                is_whole = _read_at(self.file, row * grid.nbytes, grid.data) == grid.nbytes
+                is_whole = read_at(self.file, row * grid.nbytes, grid.data) == grid.nbytes
             if not is_whole or checksum(name, grid) != self.checksums[row]:
                 raise self.damaged(self.file, f"row {row} of {self.path.name} is not as it was written")
         return grids
@@ -101,17 +101,6 @@ def _prefetch(file: FileIO, rows: Sequence[int], row_size: int) -> None:
     if hasattr(os, "posix_fadvise"):  # Linux
         for row in rows:
             os.posix_fadvise(file.fileno(), row * row_size, row_size, os.POSIX_FADV_WILLNEED)
-
-
-def _read_at(file: FileIO, position: int, buffer: memoryview) -> int:
-    """Fill the buffer from `position` on; returns the number of bytes read.
-
-    Threads and forked processes may read the same file, except on Windows, where a file has one position.
-    """
-    if hasattr(os, "preadv"):
-        return os.preadv(file.fileno(), [buffer], position)
-    file.seek(position)
-    return file.readinto(buffer)
 
 
 def _damaged(store: Path, reason: object) -> UserError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from config import DataConfig
+from data.shard_paths import caption_paths
 from files import require_regular, write_text
 from utils import CONTROL, EOS, PAD, SOS, UNK, UserError
 
@@ -150,7 +151,9 @@ def find_vocabulary(data: DataConfig, table: "pd.DataFrame") -> Vocabulary:
     The file that build_vocab.py writes beside the captions is used if it was built from the same training
     captions with the same data.min_freq. Its words may have been edited.
     """
-    captions = table.loc[table["split"] == "train", "caption"]
+    from data.captions import training_captions  # here, because captioning needs no pandas, which takes time
+
+    captions = training_captions(data, table)
     built = Vocabulary.build(captions, data.min_freq, data.captions)
     assert built.built_from is not None
     path = vocabulary_path(data)
@@ -169,7 +172,7 @@ def find_vocabulary(data: DataConfig, table: "pd.DataFrame") -> Vocabulary:
 
 def vocabulary_path(data: DataConfig) -> Path:
     """Where build_vocab.py writes the vocabulary and training looks for it: beside the captions."""
-    return data.captions[0].parent / "vocab.json"
+    return caption_paths(data)[0].parent / "vocab.json"
 
 
 def _difference(found: BuiltFrom | None, wanted: BuiltFrom) -> str:

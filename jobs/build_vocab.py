@@ -3,7 +3,7 @@
 import argparse
 
 from config import Config
-from data.captions import read_table
+from data.captions import read_table, training_captions
 from data.sample import draw_if_missing
 from data.splits import SPLITS
 from data.vocab import SPECIAL, Vocabulary, count_words, vocabulary_path
@@ -22,8 +22,8 @@ def build_vocabulary(config: Config, args: argparse.Namespace) -> None:
     # A vocabulary needs no images. If there is an image folder, captions without an image are left out, as
     # in train.py.
     splits_with_images = SPLITS if config.data.images.is_dir() else ()
-    table = read_table(config.data, splits_with_images)
-    captions = table.loc[table["split"] == "train", "caption"]
+    table = read_table(config.data, splits_with_images, in_memory=("val", "test"))
+    captions = training_captions(config.data, table)
     vocabulary = Vocabulary.build(captions, config.data.min_freq, config.data.captions)
     counts = count_words(captions)
     folder.write_text(output.name, vocabulary.as_json())

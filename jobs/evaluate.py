@@ -10,6 +10,7 @@ import pandas as pd
 from captioning import Captioner
 from config_reading import DEFAULT_CONFIG, load_config
 from data.captions import read_table, references
+from data.shard_set import open_images
 from data.splits import SPLITS
 from data.vocab import SPECIAL
 from metrics.analysis import Others, analyse, analysis_table
@@ -32,9 +33,11 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    scored = SPLITS if args.split == "all" else (args.split,)
+    splits = sorted({*scored, "train"}) if args.analyse else scored
     if args.predictions:
         config = load_config(args.config or DEFAULT_CONFIG, args.overrides)
-        table = read_table(config.data, splits_with_images=())
+        table = read_table(config.data, splits_with_images=(), in_memory=splits)
         split_references = _split_references(table, args.split)
         predictions = read_predictions(args.predictions, table)
         captions = select_predictions(predictions, split_references, str(args.predictions), args.strict)
@@ -45,7 +48,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         output = _output(args, checkpoints[0])
         captioner = Captioner.load(checkpoints, args.overrides)
         config, options = captioner.config, captioner.options()
-        table = read_table(config.data, SPLITS if args.split == "all" else (args.split,))
+        table = read_table(config.data, scored, splits)
         split_references = _split_references(table, args.split)
         others = _read_others(args.against, table, split_references)
         one_split = table.assign(split="all") if args.split == "all" else table
@@ -70,7 +73,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"\n{analysis_table(analysis)}")
         output.write_text("analysis.json", _as_json(analysis.as_dict()))
         title = f"{args.predictions or ' + '.join(map(str, checkpoints))}, split {args.split}"
-        write_analysis(output, title, analysis, scores, config.data.images)
+        write_analysis(output, title, analysis, scores, open_images(config.data, scored))
         print(f"wrote {output.folder / 'analysis.json'} and {output.folder / ANALYSIS_PAGE}")
 
 

@@ -10,6 +10,7 @@ from compute import Compute, seed_everything
 from config import Config
 from data.captions import read_table, references
 from data.sample import draw_if_missing
+from data.shard_paths import is_sharded
 from models.checkpoint import Checkpoint, load_checkpoint
 from processes import connected, is_main, is_restarted, may_be_restarted
 from training.datasets import make_datasets
@@ -88,7 +89,7 @@ def _phase(
     if compute.is_main and not phase.number and (checkpoint is None or checkpoint.training is None):
         set_aside(own.run_folder)
     train_set, val_set = make_datasets(captioner, table, ("train", "val"), training=True)
-    digest = captions_digest(table)
+    digest = captions_digest(table, config.data)
     run = Run(captioner, train_set, val_set, references(table, "val"), digest, config, phase)
     if compute.rank:
         torch.manual_seed(own.run.seed + phase.number + compute.rank * 2**32)  # of dropout
@@ -99,10 +100,11 @@ def find_data(config: Config) -> pd.DataFrame:
     """The captions table, after a check of its images; draws the sample if the configuration names it."""
     data = config.data
     draw_if_missing(data.captions)
-    if absent := [path for path in data.captions if not path.exists()]:
+    absent = [] if is_sharded(data) else [path for path in data.captions if not path.exists()]
+    if absent:
         raise UserError(
             f"no captions file at {absent[0].absolute()}; download Flickr8k (for example from Kaggle), "
             f"put its captions there and its images into {data.images.absolute()}/, or try the built-in "
             "sample: python train.py --config configs/sample.yaml"
         )
-    return read_table(data)
+    return read_table(data, in_memory=["val"])

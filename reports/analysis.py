@@ -2,19 +2,24 @@
 
 import base64
 from collections.abc import Mapping
-from pathlib import Path
 
-from data.transforms import read_image
+from data.images import ImageFolder
+from data.shard_set import ShardSet
 from metrics.analysis import Analysis
 from outputs import OutputFolder
 from reports.html import inserted, thumbnail_jpeg, write_html
+from utils import UserError
 
 ANALYSIS_PAGE = "analysis.html"
 _SHOWN = 20  # worst captions, and as many of the best
 
 
 def write_analysis(
-    outputs: OutputFolder, title: str, analysis: Analysis, scores: Mapping[str, float], image_folder: Path
+    outputs: OutputFolder,
+    title: str,
+    analysis: Analysis,
+    scores: Mapping[str, float],
+    images: ImageFolder | ShardSet,
 ) -> None:
     """Write the page: one file, which needs nothing beside it and no network.
 
@@ -32,19 +37,19 @@ def write_analysis(
         analysis=analysis,
         scores=scores,
         parts={
-            "worst": [_card(analysis, image, image_folder) for image in ranked[:shown]],
-            "best": [_card(analysis, image, image_folder) for image in reversed(ranked[-shown:])],
+            "worst": [_card(analysis, image, images) for image in ranked[:shown]],
+            "best": [_card(analysis, image, images) for image in reversed(ranked[-shown:])],
         },
         css=inserted("page.css", "analysis.css"),
     )
 
 
-def _card(analysis: Analysis, image: str, image_folder: Path) -> dict:
+def _card(analysis: Analysis, image: str, images: ImageFolder | ShardSet) -> dict:
     words = analysis.words[image].values()
     return {
         "name": image,
         "caption": analysis.captions[image],
-        "thumbnail": _data_url(image_folder / image),
+        "thumbnail": _data_url(images, image),
         "scores": analysis.scores[image],
         "wrong": sorted(word for found in words for word in found.wrong),
         "missed": sorted(word for found in words for word in found.missed),
@@ -53,10 +58,10 @@ def _card(analysis: Analysis, image: str, image_folder: Path) -> dict:
     }
 
 
-def _data_url(path: Path) -> str:
+def _data_url(images: ImageFolder | ShardSet, name: str) -> str:
     """The thumbnail itself as a URL; empty if the image cannot be read."""
     try:
-        image = read_image(path)
-    except OSError:
+        image = images.read(name)
+    except UserError:
         return ""
     return f"data:image/jpeg;base64,{base64.b64encode(thumbnail_jpeg(image)).decode()}"

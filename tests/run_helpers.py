@@ -58,6 +58,6 @@ def go_on(folder: Path, *overrides: str) -> tuple[Run, Resumption]:
 
 def _run(captioner: Captioner) -> Run:
     config: Config = captioner.config
-    table = read_table(config.data)
+    table = read_table(config.data, in_memory=["val"])
     sets = make_datasets(captioner, table, ("train", "val"), training=True)
-    return Run(captioner, *sets, references(table, "val"), captions_digest(table))
+    return Run(captioner, *sets, references(table, "val"), captions_digest(table, config.data))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.images import ImageFolder
 from metrics.analysis import analyse
 from metrics.bleu import bleu_counts, bleu_of_counts, bleu_scores
 from metrics.bootstrap import compare, comparison_table
@@ -214,7 +215,7 @@ def test_the_page_is_one_file_that_shows_hostile_text_as_text(tmp_path):
     references = {NASTY: [EVIL], "gone.jpg": ["a red dog"]}
     analysis = analyse({NASTY: EVIL, "gone.jpg": "a blue dog"}, references, {})
     draw_image(60, 40).save(tmp_path / NASTY, format="jpeg")
-    write_analysis(OutputFolder(tmp_path), EVIL, analysis, {EVIL: 0.5}, tmp_path)
+    write_analysis(OutputFolder(tmp_path), EVIL, analysis, {EVIL: 0.5}, ImageFolder(tmp_path))
     html = (tmp_path / "analysis.html").read_text("utf-8")
     page = Cards(html)
     assert not {"script", "link", "iframe"} & page.tags

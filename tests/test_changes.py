@@ -292,5 +292,6 @@ def test_a_damaged_training_state_is_one_line_that_names_the_part(dataset, part)
 def test_a_model_without_a_training_state_cannot_be_resumed(dataset):
     run = stopped_run(dataset)
     run.write("checkpoints.pth", run.captioner.checkpoint())
+    run.finish_writing()
     with pytest.raises(UserError, match="holds a model but not the state of a run"):
         resumed(run.folder, [])

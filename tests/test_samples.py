@@ -2,6 +2,7 @@
 
 import pytest
 
+from data.images import ImageFolder
 from tests.helpers import write_dataset
 from training.samples import Samples
 from utils import UserError
@@ -11,14 +12,14 @@ REFERENCES = {f"{i:02}.png": [f"first of {i}", f"second of {i}"] for i in range(
 
 def make(tmp_path) -> Samples:
     write_dataset(tmp_path / "data")
-    return Samples(tmp_path / "data" / "images", REFERENCES)
+    return Samples(ImageFolder(tmp_path / "data" / "images"), REFERENCES)
 
 
 def test_the_images_are_spread_evenly_and_each_has_its_first_reference(tmp_path):
     samples = make(tmp_path)
     assert samples.names == ["16.png", "17.png", "18.png", "20.png", "21.png", "22.png"]
     assert samples.references == [f"first of {i}" for i in (16, 17, 18, 20, 21, 22)]
-    few = Samples(tmp_path, {"a.png": ["a dog"], "b.png": ["a cat"]})
+    few = Samples(ImageFolder(tmp_path), {"a.png": ["a dog"], "b.png": ["a cat"]})
     assert few.names == ["a.png", "b.png"]
 
 

@@ -1,6 +1,6 @@
 """The datasets of a configuration, prepared in the same way for training and evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,12 @@ import torch
 from captioning import Captioner
 from data.dataset import Flickr8kDataset
 from data.features import FeatureGrids, FeatureStore
-from data.images import ImageFolder
+from data.images import ImageFolder, Images
+from data.shard_dataset import ShardDataset
+from data.shard_features import ShardGrids
+from data.shard_paths import is_sharded
+from data.shard_set import open_shards
+from data.splits import SPLITS
 
 
 def make_datasets(
@@ -19,23 +24,40 @@ def make_datasets(
     """A dataset for each split, with cached features if the captioner's configuration caches them.
 
     Args:
+        table: if the data are shards, it is not used, and the split `all` is that of all shards.
         training: whether a model learns from the split `train`. Only then are its captions limited by
             data.max_length and data.captions_per_image, and its images augmented.
     """
     config = captioner.config
-    features = compute_features(captioner, table, splits, training) if config.caches_features else None
-    datasets = []
+    sharded = is_sharded(config.data)
+    features = None
+    if config.caches_features and not sharded:
+        features = compute_features(captioner, table, splits, training)
+    datasets: list[Flickr8kDataset] = []
     for split in splits:
         changes: dict[str, Any] = {}
         if training and split == "train":
             changes = {
                 "captions_per_image": config.data.captions_per_image,
                 "max_length": config.data.max_length,
-                "augment": config.data.augment if features is None else (),
+                "augment": () if config.caches_features else config.data.augment,
             }
         vocabulary, folder, transform = captioner.vocabulary, config.data.images, captioner.transform
-        datasets.append(Flickr8kDataset(table, split, vocabulary, folder, transform, features, **changes))
+        if sharded:
+            datasets.append(_of_shards(captioner, split, training, changes))
+        else:
+            datasets.append(Flickr8kDataset(table, split, vocabulary, folder, transform, features, **changes))
     return datasets
+
+
+def _of_shards(captioner: Captioner, split: str, training: bool, changes: dict[str, Any]) -> ShardDataset:
+    config = captioner.config
+    shards = open_shards(config.data, SPLITS if split == "all" else [split])
+    features = None
+    if config.caches_features:
+        views = config.views if training and split == "train" else 1
+        features = ShardGrids(shards, _store_maker(captioner), views)
+    return ShardDataset(shards, captioner.vocabulary, captioner.transform, features, **changes)
 
 
 def compute_features(
@@ -45,13 +67,18 @@ def compute_features(
 
     Only for `training`, the images of the split `train` have features.views views.
     """
-    config, compute, encoder = captioner.config, captioner.compute, captioner.model.encoder
+    config = captioner.config
     images = table.loc[table["split"].isin(list(splits)), ["image", "split"]].drop_duplicates("image")
     views = {
         image: config.views if training and split == "train" else 1
         for image, split in images.itertuples(index=False, name=None)
     }
+    return _store_maker(captioner)(ImageFolder(config.data.images)).grids(views)
 
+
+def _store_maker(captioner: Captioner) -> Callable[[Images], FeatureStore]:
+    """What returns the store of the encoder's features for a folder or a shard."""
+    config, compute, encoder = captioner.config, captioner.compute, captioner.model.encoder
     encode_batch = cache(encoder.for_inference)  # prepared only if features are missing
 
     @torch.inference_mode()
@@ -68,14 +95,17 @@ def compute_features(
         "precision": str(compute.precision),
         "device": compute.device.type,
     }
-    store = FeatureStore(
-        config.features.folder,
-        identity,
-        encode,
-        ImageFolder(config.data.images),
-        captioner.transform,
-        config.data.augment,
-        config.data.workers,
-        compute=compute,
-    )
-    return store.grids(views)
+
+    def store_of(images: Images) -> FeatureStore:
+        return FeatureStore(
+            config.features.folder,
+            identity,
+            encode,
+            images,
+            captioner.transform,
+            config.data.augment,
+            config.data.workers,
+            compute=compute,
+        )
+
+    return store_of

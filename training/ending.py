@@ -7,6 +7,7 @@ from copy import copy
 from captioning import Captioner
 from config import Config
 from data.dataset import Flickr8kDataset
+from data.shard_paths import is_sharded
 from metrics.scores import Scorer
 from models.search import SearchOptions
 from training.folder import BEST, resume_command
@@ -70,5 +71,7 @@ def report_best(
     print("  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     print("\nNext:")
     inference = ["inference_visualize.py", config.data.images, "--limit", 20, "--checkpoint", folder / BEST]
+    if is_sharded(config.data):  # there is no folder of images
+        inference = ["evaluate.py", "--checkpoint", folder / BEST]
     for command in (inference, ["visualize_loss.py", folder]):
         print(" ", shlex.join(["python", *map(str, command)]))

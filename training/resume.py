@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from config import Config
+from config import Config, DataConfig
 from config_reading import make_config, without_phase
+from data.shard_paths import caption_paths, is_sharded
+from data.shard_set import open_shards
 from models.checkpoint import Checkpoint, load_checkpoint
 from training.changeable import CHANGEABLE, LEARNING
 from training.folder import BEST, CHECKPOINT
@@ -41,7 +43,7 @@ class Resumption:
 
     def require_same_captions(self, table: pd.DataFrame) -> None:
         """Raise UserError if the table is not the one that the run began with."""
-        if self.state.data not in (None, captions_digest(table)):
+        if self.state.data not in (None, captions_digest(table, self.config.data)):
             paths = ", ".join(map(str, self.config.data.captions))
             raise UserError(
                 f"{paths}: the captions or images of train and val are not those that the run began with; "
@@ -131,12 +133,14 @@ def resumed(folder: Path, overrides: list[str], asked: Config | None = None) -> 
     return Resumption(_with_found_paths(config, state.directory), before, list(changes), checkpoint, state)
 
 
-def captions_digest(table: pd.DataFrame) -> str:
+def captions_digest(table: pd.DataFrame, data: DataConfig) -> str:
     """SHA-256 of the captions that a training uses: image, caption and split of train and val, in order."""
     rows = table.loc[table["split"].isin(["train", "val"]), ["image", "caption", "split"]]
     sha = hashlib.sha256()
     for row in rows.itertuples(index=False, name=None):
         sha.update(("\0".join(row) + "\n").encode("utf-8", "surrogatepass"))
+    if is_sharded(data):  # the captions of train are not in the table
+        sha.update("".join(facts.digest for facts in open_shards(data, ["train"]).facts).encode())
     return sha.hexdigest()
 
 
@@ -176,7 +180,7 @@ def _with_found_paths(config: Config, directory: str | None) -> Config:
         UserError: the data are not there either.
     """
     data = config.data
-    paths = [*data.captions, data.images]
+    paths = [*caption_paths(data), *([] if is_sharded(data) else [data.images])]
     if directory is None or Path(directory) == Path.cwd() or all(path.exists() for path in paths):
         return config
     origin = Path(directory)
@@ -190,6 +194,7 @@ def _with_found_paths(config: Config, directory: str | None) -> Config:
         "captions": [origin / path for path in data.captions],
         "images": origin / data.images,
         "lists": origin / data.lists if data.lists else None,
+        "index_folder": origin / data.index_folder,
     }
     folder = origin / config.features.folder
     return config.model_copy(

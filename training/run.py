@@ -11,6 +11,7 @@ import yaml
 from captioning import Captioner
 from config import Config
 from data.dataset import Flickr8kDataset
+from data.shard_set import open_images
 from files import require_space, write_text
 from metrics.measures import MEASURES
 from models.search import SearchOptions
@@ -79,7 +80,7 @@ class Run:
         """An empty log, with columns for all phases."""
         objectives = [OBJECTIVES[config.train.objective] for config in phase_configs(self.asked)]
         figures = [figure for objective in objectives for figure in objective.averages.figures]
-        samples = Samples(self.config.data.images, references)
+        samples = Samples(open_images(self.config.data, ["val"]), references)
         return Record(self.config, figures, samples, self.compute.is_main)
 
     def train(self) -> int:

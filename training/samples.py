@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.transforms import read_image
+from data.images import ImageFolder
+from data.shard_set import ShardSet
 from files import replacing
 from reports.samples import samples_sheet
 from utils import UserError
@@ -16,11 +17,11 @@ _NUM_IMAGES = 6  # as many as fit side by side on a slide
 class Samples:
     """`history` has a row per epoch and is saved in the checkpoint, so that a resumed run continues it."""
 
-    def __init__(self, image_folder: Path, references: Mapping[str, Sequence[str]]):
+    def __init__(self, images: ImageFolder | ShardSet, references: Mapping[str, Sequence[str]]):
         """`references`: the captions of the validation images; the samples are spread evenly over them."""
         names = list(references)
         count = min(_NUM_IMAGES, len(names))
-        self.image_folder = image_folder
+        self.images = images
         self.names = [names[i * len(names) // count] for i in range(count)]
         self.references = [references[name][0] for name in self.names]
         self.history: list[dict] = []
@@ -40,8 +41,8 @@ class Samples:
             for row in self.history
         ]
         try:
-            images = [read_image(self.image_folder / name) for name in self.names]
-        except OSError as error:
+            images = [self.images.read(name) for name in self.names]
+        except UserError as error:
             raise UserError(f"cannot draw {path}: {error}") from None
         sheet = samples_sheet(images, rows, self.references)
         with replacing(path) as temporary:

@@ -10,6 +10,8 @@ from captioning import Captioner
 from compute import Compute
 from config import Config
 from config_reading import make_config
+from data.shard_paths import is_sharded
+from data.shard_set import open_shards
 from data.transforms import transform_for
 from data.vocab import find_vocabulary
 from metrics.measures import find_monitor
@@ -74,6 +76,8 @@ def make_captioner(
     else:
         captioner = _new_captioner(config, table, compute)
     sizes = tuple(table.loc[table["split"] == split, "image"].nunique() for split in ("train", "val"))
+    if is_sharded(config.data):
+        sizes = len(open_shards(config.data, ["train"])), sizes[1]
     _share_statistics(captioner.model.encoder, compute)
     require_training_memory(captioner.model, config, sizes, len(captioner.vocabulary), compute)
     _describe(captioner)
