@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks import report, search_options, start_up
+from benchmarks import report, search_options, start_up, stream
 from benchmarks.__main__ import EVERY
 from benchmarks.measure import Alternative, Row, compare, seconds_in_turn
 from benchmarks.products import KINDS
@@ -247,3 +247,17 @@ def test_the_table_of_search_options_has_a_row_for_each(trained, monkeypatch, ca
         assert 1 <= float(words) <= 12
         assert float(words_per_image) >= 1
         assert float(speed.rstrip(" |")) > 0
+
+
+def test_the_stream_of_shards_has_a_row_for_each_part_and_compares_the_numbers(monkeypatch, capsys):
+    monkeypatch.setattr(stream, "in_own_process", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(stream, "IMAGES_PER_SHARD", 20)
+    monkeypatch.setattr(stream, "BATCH", 16)
+    stream.main(["--samples", "30", "50"])
+    lines = capsys.readouterr().out.splitlines()
+    for num_images in ("30", "50"):
+        rows = [line.split() for line in lines if line.split()[:1] == [num_images]]
+        assert [row[1] for row in rows] == list(stream.PARTS)
+        assert all(float(row[2]) > 0 and float(row[-1].replace(",", "")) > 0 for row in rows)
+    for part, line in zip(stream.PARTS, lines[-5:], strict=True):
+        assert line.startswith(f"{part}: memory ")
