@@ -125,6 +125,7 @@ class FeatureStore:
     workers: int = 0
     batch_size: int = 32
     compute: Compute = _ALONE
+    is_part: bool = False  # whether it is one of several stores, whose number is shown as the progress
 
     def grids(self, views: Mapping[str, int]) -> FeatureGrids:
         """The grids of the images in `views`, which maps an image name to its number of views.
@@ -199,7 +200,7 @@ class FeatureStore:
             with (
                 closing(self.encoded(missing)) as batches,
                 StoreWriter(store, index, len(missing)) as writer,
-                Progress(len(missing), "features", "images") as progress,
+                Progress(len(missing), "features", "images", keep=not self.is_part) as progress,
             ):
                 for i, (views, grids) in enumerate(batches, start=1):
                     writer.append(views, [fingerprints[view.image_name] for view in views], grids)

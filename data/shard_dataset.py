@@ -60,7 +60,7 @@ class ShardDataset(Flickr8kDataset):
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[list[Draw]]:
         """As in `Flickr8kDataset`; see `shuffled`."""
         batch: list[Draw] = []
-        for draw in shuffled(self.shards.first.tolist(), self.shards.keep, seed, epoch, first * batch_size):
+        for draw in shuffled(self.shards.first, self.shards.keep, seed, epoch, first * batch_size):
             batch.append(draw)
             if len(batch) == batch_size:
                 yield batch

@@ -6,6 +6,7 @@ import torch
 
 from data.features import FeatureGrids, FeatureStore
 from data.shard_set import Shard, ShardSet
+from progress import Progress
 
 
 class ShardGrids:
@@ -14,10 +15,11 @@ class ShardGrids:
     def __init__(self, shards: ShardSet, store_of: Callable[[Shard], FeatureStore], views: int = 1):
         """Computes the grids that are missing; `views`: of each image."""
         self.shards, self.store_of, self.views = shards, store_of, views
-        for s in range(len(shards.paths)):
-            shard = shards.shard(s)
-            if len(shard.index.names):
+        with Progress(len(shards.paths), "features", "shards") as progress:
+            for s in range(len(shards.paths)):
+                shard = shards.shard(s)
                 shard.grids = store_of(shard).grids(dict.fromkeys(shard.index.names, views))
+                progress.update()
 
     def read(self, draws: Sequence[tuple[int, int]], pin_memory: bool = False) -> torch.Tensor:
         """The grids (N, L, C) float16 of N images; see FeatureGrids.read.

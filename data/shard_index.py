@@ -190,6 +190,9 @@ def _samples(path: Path) -> Iterator[_Sample | str]:
                     yield _sample(files, file)
                 except _Bad as error:
                     yield f"{files['__key__']!r} {error}"
+            file.seek(tar.offset)  # type: ignore[attr-defined]
+            if any(file.read(tarfile.BLOCKSIZE) or [True]):  # tarfile takes any broken header for the end
+                raise tarfile.ReadError(f"damaged, or cut off, at byte {tar.offset:,}")  # type: ignore[attr-defined]
     except tarfile.TarError as error:
         raise UserError(
             f"{path} is not a whole tar file without compression ({error}); write it anew"

@@ -3,12 +3,13 @@
 import io
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
+from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from config import DataConfig
@@ -108,12 +109,12 @@ class ShardSet:
     keep: int
 
     def __post_init__(self) -> None:
-        self.first = np.cumsum([0, *(facts.num_images for facts in self.facts)])  # (S + 1,)
+        self.first = [0, *accumulate(facts.num_images for facts in self.facts)]  # (S + 1,)
         self.open: dict[int, Shard] = {}  # the one that was used last is the last
         self.numbers: dict[str, int] = {}  # image -> its number, for `read`
 
     def __len__(self) -> int:
-        return int(self.first[-1])
+        return self.first[-1]
 
     @property
     def num_captions(self) -> int:
@@ -133,8 +134,8 @@ class ShardSet:
 
     def locate(self, i: int) -> tuple[int, int]:
         """The shard of image `i`, and its place there."""
-        s = int(np.searchsorted(self.first, i, "right")) - 1
-        return s, int(i - self.first[s])
+        s = bisect_right(self.first, i) - 1
+        return s, i - self.first[s]
 
     def names(self) -> Iterator[str]:
         """The names of all images, in order."""

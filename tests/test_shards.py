@@ -12,7 +12,7 @@ import webdataset
 from PIL import Image
 
 from data.captions import read_table
-from data.shard_index import read_index_of
+from data.shard_index import index_shards, read_index_of
 from data.shard_paths import caption_paths, shard_split
 from data.shard_set import open_images, open_shards
 from data.shard_writer import write_shards
@@ -125,7 +125,9 @@ def test_samples_that_cannot_be_used_are_counted_and_too_many_are_an_error(probl
 
 def test_a_shard_that_is_no_tar_file_is_one_line(written, tmp_path):
     whole = (written / "shards" / "train-000.tar").read_bytes()
-    for content in (whole[:3000], b"not a tar file" * 100, b""):
+    damaged = bytearray(whole)
+    damaged[1024 + 100] ^= 1  # in the header of the second file
+    for content in (whole[:3000], whole[:1024], bytes(damaged), b"not a tar file" * 100, b""):
         (tmp_path / "train-0.tar").write_bytes(content)
         with pytest.raises(UserError, match=r"train-0\.tar is not a whole tar file"):
             read_table(data_of(tmp_path, "train-0.tar"))
@@ -179,6 +181,19 @@ def test_an_index_is_made_once_and_again_when_the_shard_changes_or_the_index_is_
     with replacing(shard) as temporary:
         write_tar(temporary, {"b.jpg": JPEG, "b.txt": b"A cat."})
     assert list(read_index_of(shard, folder).captions) == ["A cat."]
+
+
+def test_the_processes_of_a_training_begin_to_index_different_shards(written, tmp_path, monkeypatch):
+    paths = [written / "shards" / f"train-{i:03}.tar" for i in range(4)]
+    order: list[str] = []
+    monkeypatch.setattr("data.shard_index.replacing", lambda path: order.append(path.name) or replacing(path))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        index_shards(paths, tmp_path / str(rank))
+    assert [name[:9] for name in order] == [f"train-{i:03}" for i in (0, 1, 2, 3, 2, 3, 0, 1)]
+    index_shards(paths, tmp_path / "0")
+    assert len(order) == 8
 
 
 def test_a_shard_that_changes_while_it_is_in_use_is_one_line(written, tmp_path):

@@ -56,7 +56,7 @@ def _of_shards(captioner: Captioner, split: str, training: bool, changes: dict[s
     features = None
     if config.caches_features:
         views = config.views if training and split == "train" else 1
-        features = ShardGrids(shards, _store_maker(captioner), views)
+        features = ShardGrids(shards, _store_maker(captioner, is_part=True), views)
     return ShardDataset(shards, captioner.vocabulary, captioner.transform, features, **changes)
 
 
@@ -76,8 +76,8 @@ def compute_features(
     return _store_maker(captioner)(ImageFolder(config.data.images)).grids(views)
 
 
-def _store_maker(captioner: Captioner) -> Callable[[Images], FeatureStore]:
-    """What returns the store of the encoder's features for a folder or a shard."""
+def _store_maker(captioner: Captioner, is_part: bool = False) -> Callable[[Images], FeatureStore]:
+    """What returns the store of the encoder's features for a folder, or for one of several shards."""
     config, compute, encoder = captioner.config, captioner.compute, captioner.model.encoder
     encode_batch = cache(encoder.for_inference)  # prepared only if features are missing
 
@@ -106,6 +106,7 @@ def _store_maker(captioner: Captioner) -> Callable[[Images], FeatureStore]:
             config.data.augment,
             config.data.workers,
             compute=compute,
+            is_part=is_part,
         )
 
     return store_of
