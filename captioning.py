@@ -54,7 +54,8 @@ class Captioner:
 
         Args:
             checkpoint: best.pth of a run, or the folder of a run; several: an ensemble, with the
-                configuration of the first; if None, the newest best.pth in runs/.
+                configuration of the first; if None, the newest best.pth in runs/ or, without one,
+                pretrained/flickr8k.pth, the model that comes with the project.
             overrides: `section.key=value`, applied to the configuration in the checkpoint.
             compute: device and precision; if None, those of run.device and run.precision.
 

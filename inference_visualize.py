@@ -32,7 +32,8 @@ def _parse_arguments() -> argparse.Namespace:
         action="append",
         type=Path,
         metavar="FILE",
-        help="best.pth or folder of a run (default: the newest one); several: an ensemble",
+        help="best.pth or folder of a run (default: the newest one, or else pretrained/flickr8k.pth); "
+        "several: an ensemble",
     )
     parser.add_argument(
         "--output",

@@ -1,21 +1,29 @@
 """The image files that a user names: files, folders and globs."""
 
+from startup import one_line
+
 import glob
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from outputs import OutputFolder
 from utils import UserError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # of images in folders
+_SUFFIXES = {  # of images in folders
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff",
+}  # fmt: skip
+_NO_IMAGES = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}  # to Pillow
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:
     """The files that the arguments select, in order and without duplicates.
 
     Files that this program has written earlier are left out of folders and globs, so that captioned images
-    are not captioned again.
+    are not captioned again. Hidden files in folders are left out, too: they are thumbnails and other things
+    that programs put there. A line says how many photographs of a folder cannot be read.
 
     Raises:
         UserError: an argument selects no file.
@@ -31,10 +39,16 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 def _select(argument: str) -> list[Path]:
     path = Path(argument)
     if os.path.isdir(path):
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
-        selected = _without_results(files)
+        files = [file for file in sorted(path.rglob("*")) if not _is_hidden(file.relative_to(path))]
+        selected = _without_results(file for file in files if file.suffix.lower() in _SUFFIXES)
+        others = Counter(file.suffix.lower() for file in files if file.suffix.lower() in _NO_IMAGES)
+        unread = ", ".join(f"{number:,} {suffix}" for suffix, number in sorted(others.items()))
+        advice = f"{unread} cannot be read; export them as JPEG" if unread else ""
         if not selected:
-            raise UserError(f"no images in the folder {path} (looked for {', '.join(sorted(_SUFFIXES))})")
+            advice = advice or f"looked for {', '.join(sorted(_SUFFIXES))}"
+            raise UserError(f"no images in the folder {path} ({advice})")
+        if advice:
+            print(one_line(f"skipped: in {path}, {advice}"), file=sys.stderr)
     elif os.path.exists(path):
         selected = [path]
     else:
@@ -42,6 +56,10 @@ def _select(argument: str) -> list[Path]:
         if not selected:
             raise UserError(f"no image or folder at {argument}, and no file matches it")
     return selected
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _without_results(files: Iterable[Path]) -> list[Path]:

@@ -18,6 +18,8 @@ from models.tensors import UnreadableError, damage, read_tensors
 from utils import UserError
 
 CHECKPOINT_FORMAT = 2
+# The model that comes with the project; the card beside it describes it.
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained" / "flickr8k.pth"
 _TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,4096}")  # can be printed on one line
 
 
@@ -172,7 +174,7 @@ def _upgrade(content: _Content) -> None:
 
 
 def find_checkpoint(path: Path | None = None) -> Path:
-    """The checkpoint at `path`, in the run folder `path`, or in the run under runs/ that wrote one last.
+    """The checkpoint at `path`, or in the run folder `path`; None: see `newest_checkpoint`.
 
     Raises:
         UserError: there is none.
@@ -187,8 +189,15 @@ def find_checkpoint(path: Path | None = None) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The most recent best.pth of the runs in `folder`; raises UserError if there is none."""
+    """The most recent best.pth of the runs in `folder` or, without one, PRETRAINED. Prints which.
+
+    Raises:
+        UserError: there is neither.
+    """
     found = sorted(filter(os.path.isfile, folder.glob("*/best.pth")), key=os.path.getmtime)
+    if not found and PRETRAINED.is_file():
+        print(f"checkpoint: {PRETRAINED} (no run in {folder.absolute()} has one)")
+        return PRETRAINED
     if not found:
         raise UserError(
             f"no checkpoint under {folder.absolute()}; train one with train.py or pass --checkpoint FILE"

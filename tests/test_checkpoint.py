@@ -304,7 +304,8 @@ def test_a_damaged_file_is_refused_or_captions_as_before(folder, file, seed, fli
     assert reason or caption(path) == caption(folder / "good.pth")
 
 
-def test_the_newest_checkpoint_is_the_one_written_last(tmp_path):
+def test_the_newest_checkpoint_is_the_one_written_last(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.checkpoint.PRETRAINED", tmp_path / "pretrained.pth")
     with pytest.raises(UserError, match="no checkpoint under"):
         newest_checkpoint(tmp_path)
     for name in ("b", "a"):

@@ -74,6 +74,28 @@ def test_files_folders_and_globs_select_images_once_and_in_order(tmp_path):
     assert found("*.*", "[1].gif", "**/c.*") == ["[1].gif", "a.PNG", "b.jpg", "notes.txt", "sub/c.webp"]
 
 
+def test_a_folder_of_photographs_is_searched_but_for_hidden_files_and_what_cannot_be_read(tmp_path, capsys):
+    names = (
+        "2024/may/a.JPG",
+        "b.jfif",
+        "c.avif",
+        "._a.jpg",
+        ".thumbnails/a.jpg",
+        "d.HEIC",
+        "e/f.heic",
+        "g.NEF",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images([str(tmp_path)])] == ["a.JPG", "b.jfif", "c.avif"]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"skipped: in {tmp_path}, 2 .heic, 1 .nef cannot be read; export them as JPEG"
+    with pytest.raises(UserError, match=r"no images in .*1 \.heic cannot be read; export them as JPEG"):
+        find_images([str(tmp_path / "e")])
+    assert len(find_images([str(tmp_path / ".thumbnails")])) == 1  # asked for by its name
+
+
 def test_earlier_results_are_left_out_unless_they_are_named(tmp_path):
     outputs = OutputFolder(tmp_path)
     for name in ("a_captioned.jpg", "page_files/00001.jpg"):
