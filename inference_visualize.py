@@ -1,4 +1,4 @@
-"""Caption your own images: files, folders and globs."""
+"""Caption your own images: files, folders, globs, and images on the web by their addresses."""
 
 from startup import importing, run_script
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from config import Config
 from config_reading import argument_parser, repeat_checkpoint
+from data.addresses import Addresses
 from data.image_files import find_images
 
 _OVERRIDE = re.compile(rf"({'|'.join(Config.model_fields)})\.\w+=")
@@ -16,17 +17,20 @@ _OVERRIDE = re.compile(rf"({'|'.join(Config.model_fields)})\.\w+=")
 
 def main() -> int:
     args = _parse_arguments()
-    paths = find_images(args.images)[: args.limit]
+    addresses = Addresses()
+    paths = find_images(args.images, addresses)[: args.limit]
     with importing():
         from jobs.inference_visualize import caption_images
-    return caption_images(paths, args)
+    return caption_images(paths, args, addresses)
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argument_parser(__doc__, ("search",))
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="images, folders, globs, and section.key=value overrides"
-    )
+        "images", nargs="+", metavar="IMAGES",
+        help="images, folders, globs, addresses (https://…), text files (.txt) with a path or an address on "
+        "each line, and section.key=value overrides",
+    )  # fmt: skip
     parser.add_argument(
         "--checkpoint",
         action="append",

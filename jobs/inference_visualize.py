@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from captioning import Captioner, ImageError
+from data.addresses import Addresses
 from progress import Progress
 from reports.results import Results
 from utils import UserError
@@ -17,10 +18,13 @@ from utils import UserError
 _SHOWN = 10  # captions printed at the end
 
 
-def caption_images(paths: Sequence[Path], args: argparse.Namespace) -> int:
-    """Caption the images, and write the results; returns the exit status: 1 if any had to be skipped."""
+def caption_images(paths: Sequence[Path], args: argparse.Namespace, addresses: Addresses) -> int:
+    """Caption the images, and write the results; returns the exit status: 1 if any had to be skipped.
+
+    `addresses`: of those of the `paths` that are to be fetched.
+    """
     known, names = _read_references(args.captions, paths) if args.captions else ({}, {})
-    results = Results(args.output, paths, args.attention)
+    results = Results(args.output, paths, args.attention, addresses.shown)
     captioner = Captioner.load(args.checkpoint, args.overrides)
     if args.attention and not captioner.attends:
         raise UserError(
@@ -33,13 +37,14 @@ def caption_images(paths: Sequence[Path], args: argparse.Namespace) -> int:
             raise UserError("search.include: sampling cannot do this; leave out --top-k and --top-p")
         search["temperature"] = 1.0  # top-k and top-p only make sense for sampling
     with captioner.compute.explain_memory("lower --beam"):
-        skipped = _caption(captioner, results, {path: known[names[path]] for path in names}, search)
+        of_images = {path: known[names[path]] for path in names}
+        skipped = _caption(captioner, results, addresses, of_images, search)
     page = results.write({})
     captions = {path: row["caption"] for path, row in results.rows.items()}
     if scores := _scores(captions, known, names):
         results.write(scores)
     for path, caption in list(captions.items())[:_SHOWN]:
-        print(one_line(f"{path}: {caption}"))
+        print(one_line(f"{addresses.shown.get(path, path)}: {caption}"))
     if len(captions) > _SHOWN:
         print(f"… and {len(captions) - _SHOWN} more")
     print(f"wrote {len(captions)} captioned images, captions.json and {one_line(page)}")
@@ -73,18 +78,24 @@ def _read_references(file: Path, paths: Sequence[Path]) -> tuple[dict[str, list[
 
 
 def _caption(
-    captioner: Captioner, results: Results, references: Mapping[Path, list[str]], search: Mapping[str, Any]
+    captioner: Captioner,
+    results: Results,
+    addresses: Addresses,
+    references: Mapping[Path, list[str]],
+    search: Mapping[str, Any],
 ) -> int:
     """Caption the images of `results`; returns how many had to be skipped, and prints which and why."""
     paths, problems = results.paths, []
-    with Progress(len(paths), "captions", "images") as progress:
-        for path, result in zip(paths, captioner(paths, errors="return", **search), strict=True):
+    with Progress(len(paths), "captions", "images") as progress, addresses:
+        captions = captioner(addresses.fetched(paths), errors="return", **search)
+        for path, result in zip(paths, captions, strict=True):
             try:
                 if isinstance(result, ImageError):
                     raise result
                 results.add(path, result, references.get(path, []))
             except UserError as error:
-                problems.append(error)
+                problems.append(addresses.explained(path, error))
+            addresses.remove(path)
             progress.update()
     for problem in problems:
         print("skipped:", one_line(problem), file=sys.stderr)

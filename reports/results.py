@@ -24,8 +24,17 @@ _CAPTIONED, _ATTENTION = "_captioned.jpg", "_attention.jpg"
 class Results:
     """Results of captioning `paths`, which are added one by one. In memory stay only their texts."""
 
-    def __init__(self, folder: Path, paths: Sequence[Path], attention: bool):
-        """With `attention`, each image gets an attention sheet.
+    def __init__(
+        self,
+        folder: Path,
+        paths: Sequence[Path],
+        attention: bool,
+        addresses: Mapping[Path, str] | None = None,
+    ):
+        """
+        Args:
+            attention: whether each image gets an attention sheet.
+            addresses: path -> address, of images that were fetched.
 
         Raises:
             UserError: a file that is not an earlier result has the name of a result, or `folder` is a file.
@@ -34,7 +43,9 @@ class Results:
         self.page = Page(folder / _PAGE)
         self.paths = list(paths)
         self.stems = dict(zip(paths, _output_stems(paths), strict=True))
-        self.names = dict(zip(paths, _short_names(paths), strict=True))
+        self.addresses = addresses or {}
+        local = [path for path in paths if path not in self.addresses]
+        self.names = {**self.addresses, **dict(zip(local, _short_names(local), strict=True))}
         self.rows: dict[Path, dict] = {}
         suffixes = (_CAPTIONED, _ATTENTION) if attention else (_CAPTIONED,)
         self.folder.check([_JSON, *(stem + suffix for stem in self.stems.values() for suffix in suffixes)])
@@ -61,7 +72,8 @@ class Results:
             label: self.save(self.stems[path] + suffix, sheet) for label, (suffix, sheet) in drawn.items()
         }
         self.page.add(PageEntry(self.names[path], image, result, references, files))
-        row = {"image": str(path), "caption": result.caption, "log_prob": result.log_prob}
+        source = self.addresses.get(path, str(path))
+        row = {"image": source, "caption": result.caption, "log_prob": result.log_prob}
         self.rows[path] = row | {"words": result.words, "others": result.others}
         if references:
             self.rows[path]["references"] = list(references)
