@@ -1,13 +1,12 @@
 """analysis.html: what is right and wrong about captions, with the worst and the best of them."""
 
-import base64
 from collections.abc import Mapping
 
 from data.images import ImageFolder
 from data.shard_set import ShardSet
 from metrics.analysis import Analysis
 from outputs import OutputFolder
-from reports.html import inserted, thumbnail_jpeg, write_html
+from reports.html import data_url, inserted, thumbnail, write_html
 from utils import UserError
 
 ANALYSIS_PAGE = "analysis.html"
@@ -49,7 +48,7 @@ def _card(analysis: Analysis, image: str, images: ImageFolder | ShardSet) -> dic
     return {
         "name": image,
         "caption": analysis.captions[image],
-        "thumbnail": _data_url(images, image),
+        "thumbnail": _thumbnail_url(images, image),
         "scores": analysis.scores[image],
         "wrong": sorted(word for found in words for word in found.wrong),
         "missed": sorted(word for found in words for word in found.missed),
@@ -58,10 +57,10 @@ def _card(analysis: Analysis, image: str, images: ImageFolder | ShardSet) -> dic
     }
 
 
-def _data_url(images: ImageFolder | ShardSet, name: str) -> str:
+def _thumbnail_url(images: ImageFolder | ShardSet, name: str) -> str:
     """The thumbnail itself as a URL; empty if the image cannot be read."""
     try:
         image = images.read(name)
     except UserError:
         return ""
-    return f"data:image/jpeg;base64,{base64.b64encode(thumbnail_jpeg(image)).decode()}"
+    return data_url(thumbnail(image))

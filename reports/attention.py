@@ -42,7 +42,7 @@ def attention_sheet(image: Image.Image, words: Sequence[str], alphas: np.ndarray
     full = full_scale(alphas)
     panels = [("", "", image)]
     for word, alpha in zip(words, alphas, strict=True):
-        panels.append((word, _percent(alpha.max()), overlay(image, alpha / full)))
+        panels.append((word, percent(alpha.max()), overlay(image, alpha / full)))
     sheet = _lay_out(panels, " ".join(words))
     if len(words):
         _legend(sheet, full, f"of the word's attention in one of {alphas.shape[1]} × {alphas.shape[2]} cells")
@@ -117,9 +117,10 @@ def _legend(sheet: Image.Image, full: float, meaning: str) -> None:
     draw, small = ImageDraw.Draw(sheet), font(13, meaning)
     draw.text((_MARGIN, middle), "0", fill=GREY, font=small, anchor="lm")
     sheet.paste(ramp, (_MARGIN + 16, middle - 5))
-    text = f"{_percent(full)} {meaning}"
+    text = f"{percent(full)} {meaning}"
     draw.text((_MARGIN + 16 + ramp.width + 8, middle), text, fill=GREY, font=small, anchor="lm")
 
 
-def _percent(weight: float) -> str:
+def percent(weight: float) -> str:
+    """A weight of attention as it is shown: 8.2%, 31%."""
     return f"{weight:.0%}" if weight >= 0.1 else f"{weight:.1%}"

@@ -17,7 +17,7 @@ from PIL import Image
 from captioning import Caption
 from outputs import OutputFolder
 from reports.attention import BLUR, GLOW, HEAT, UNLIT, full_scale
-from reports.html import inserted, thumbnail_jpeg, write_html
+from reports.html import inserted, jpeg, thumbnail, write_html
 
 LEVELS = 31  # of attention in a cell; the page smooths the maps, so the steps are not visible
 _EAGER = 8  # images that are loaded immediately; others are loaded when they come into view
@@ -84,9 +84,9 @@ class Page:
     def add(self, entry: PageEntry) -> None:
         """Add an image; writes its thumbnail. Raises UserError if it cannot be written."""
         result, attention = entry.result, entry.result.attention
-        thumbnail = self.thumbnail(len(self.cards) + 1)
-        with self.outputs.writing(thumbnail) as temporary:
-            temporary.write_bytes(thumbnail_jpeg(entry.image))
+        name = self.thumbnail(len(self.cards) + 1)
+        with self.outputs.writing(name) as temporary:
+            temporary.write_bytes(jpeg(thumbnail(entry.image)))
         card = {
             "name": entry.name,
             "caption": result.caption,
@@ -94,7 +94,7 @@ class Page:
             "words": result.words,
             "others": result.others,
             "references": entry.references,
-            "thumbnail": quote(os.fsencode(thumbnail)),
+            "thumbnail": quote(os.fsencode(name)),
             "map": self.maps.add(attention) if attention is not None and len(attention) else "",
             "links": {label: _url(file, self.path.parent) for label, file in entry.files.items()},
         }

@@ -1,14 +1,17 @@
 """What the tests of reports share: an image, results of captioning, and a page of them."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from reports.page import Page, PageEntry
 
+_T = TypeVar("_T")
 NASTY = "<img src=x onerror=alert(1)>.jpg"
 EVIL = '"><script>alert(2)</script>'
 
@@ -60,3 +63,12 @@ def make_page(folder: Path) -> Path:
     scores = {entries[0].name: {"CIDEr": 0.5}, NASTY: {"CIDEr": 0.25}}
     write_page(path, entries, scores, title="Captions <of> a run")
     return path
+
+
+def until(condition: Callable[[], _T], seconds: float = 30) -> _T:
+    """The first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"still {value!r} after {seconds} seconds"
+        time.sleep(0.02)
+    return value

@@ -1,8 +1,6 @@
 """captions_result.html in Chromium."""
 
 import re
-import shutil
-import time
 
 import numpy as np
 import pytest
@@ -10,29 +8,9 @@ from PIL import Image
 
 from reports.attention import UNLIT, overlay
 from reports.page import PageEntry
-from tests.page_helpers import EVIL, attend_to, draw_image, make_page, result, write_page
+from tests.page_helpers import EVIL, attend_to, draw_image, make_page, result, until, write_page
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, headless, driven by selenium; the tests are skipped where one of the three is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    programs = ("chromium", "chromium-browser", "google-chrome")
-    chromium = next(filter(None, map(shutil.which, programs)), None)
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip(f"no {'chromedriver' if chromium else 'chromium'} on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # With the path of the driver, selenium neither searches for one nor downloads one.
-    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield started
-    started.quit()
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +27,6 @@ def shown(browser, tmp_path_factory):
         return browser
 
     return load
-
-
-def until(condition, seconds: float = 10):
-    """The first true value of `condition()`."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"still {value!r} after {seconds} seconds"
-        time.sleep(0.02)
-    return value
 
 
 def press(browser, *keys: str) -> None:

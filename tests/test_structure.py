@@ -20,7 +20,7 @@ LAYERS = [
     ["reports"],
     ["training"],
     ["jobs"],
-    ["build_vocab", "evaluate", "inference_visualize", "show_model", "train", "visualize_loss"],
+    ["build_vocab", "evaluate", "inference_visualize", "demo", "show_model", "train", "visualize_loss"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 LONGEST = 280  # lines
