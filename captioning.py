@@ -8,6 +8,7 @@ for result in captioner(["dog.jpg", "cat.jpg"], beam=5):
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from math import isqrt
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from config import Config
 from config_reading import make_config
 from config_search import SearchConfig
 from data.image_source import ImageError, ImageSource, read_source
+from data.loading import read_ahead
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from models.checkpoint import Checkpoint, load_checkpoint
@@ -27,6 +29,10 @@ from models.memory import require_search_memory
 from models.model import CaptionModel, caption, pack_model, unpack_model
 from models.search import Captions, SearchOptions
 from utils import UserError
+
+# The position of an image among all images, which determines its samples; its source; and the image as each
+# member of the ensemble sees it, (3, H, W), or why it cannot be read.
+_Prepared = tuple[int, ImageSource, list[torch.Tensor] | ImageError]
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,8 @@ class Captioner:
         *,
         batch_size: int = 32,
         errors: Literal["raise", "return"] = "raise",
+        positions: Iterable[int] | None = None,
+        ahead: int = 0,
         **search,
     ) -> Iterator[Caption | ImageError]:
         """Caption images one batch at a time; the results are in the order of the images.
@@ -140,6 +148,8 @@ class Captioner:
             images: see ImageSource in data/image_source.py.
             batch_size: number of images that are captioned together.
             errors: for an image that cannot be read, "raise" its ImageError or "return" it as the result.
+            positions: those of the images among all images, if these are only some of them.
+            ahead: how many more batches of images are read while a batch is captioned.
             search: keys of the configuration's section `search`, such as beam=3.
 
         Raises:
@@ -149,45 +159,40 @@ class Captioner:
         options = self.options(**search)
         if isinstance(images, str | Path):
             raise TypeError("pass the images as a list, even a single one")
-        batch: list[tuple[ImageSource, list[torch.Tensor] | ImageError]] = []
-        first = readable = 0
-        for source in images:
-            try:
-                # Whole images take up to a hundred megabytes each, so only what the model sees is kept.
-                batch.append((source, self.prepare(source)))
-                readable += 1
-            except ImageError as error:
-                if errors == "raise":
-                    raise
-                batch.append((source, error))
-            if readable == batch_size:
-                yield from self.caption_batch(batch, options, first)
-                first += len(batch)
-                batch, readable = [], 0
-        yield from self.caption_batch(batch, options, first)
+        sources = zip(count() if positions is None else positions, images, strict=False)
+        batches = iter(lambda: list(islice(sources, batch_size)), [])
+        for batch in read_ahead(self._prepare_batch, batches, ahead):
+            for _, _, image in batch:
+                if isinstance(image, ImageError) and errors == "raise":
+                    raise image
+            yield from self._caption_batch(batch, options)
 
     def prepare(self, source: ImageSource) -> list[torch.Tensor]:
         """The image (3, H, W) as each member sees it. Raises ImageError."""
         image = read_source(source)
         return [member.transform(image) for member in self.members]
 
-    def caption_batch(
-        self,
-        batch: list[tuple[ImageSource, list[torch.Tensor] | ImageError]],
-        options: SearchOptions,
-        first: int,
-    ) -> Iterator[Caption | ImageError]:
-        """Caption the images that could be read, (3, H, W) for each member; errors keep their places.
+    def _prepare_batch(self, batch: list[tuple[int, ImageSource]]) -> list[_Prepared]:
+        """Whole images take up to a hundred megabytes each, so only what the model sees is kept."""
+        prepared: list[_Prepared] = []
+        for position, source in batch:
+            try:
+                prepared.append((position, source, self.prepare(source)))
+            except ImageError as error:
+                prepared.append((position, source, error))
+        return prepared
 
-        `first`: how many images came before this batch, which determines its samples.
-        """
-        readable = {i: image for i, (_, image) in enumerate(batch, first) if isinstance(image, list)}
+    def _caption_batch(
+        self, batch: list[_Prepared], options: SearchOptions
+    ) -> Iterator[Caption | ImageError]:
+        """Caption the images that could be read; errors keep their places."""
+        readable = {position: image for position, _, image in batch if isinstance(image, list)}
         captions = None
         if readable:
             images = [torch.stack(of_member) for of_member in zip(*readable.values(), strict=True)]
             captions = self.search(images, options, list(readable))
         row = 0
-        for source, image in batch:
+        for _, source, image in batch:
             if isinstance(image, ImageError):
                 yield image
             elif captions is not None:

@@ -52,6 +52,15 @@ def _parse_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument(
+        "--draw", type=int, default=1000, metavar="N",
+        help="draw only the first N images, and show only these on the page; the captions of all are in "
+        "captions.json (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on with a run that was stopped: leave out images whose captions are in captions.jsonl",
+    )  # fmt: skip
+    parser.add_argument(
         "--beam", type=int, metavar="K", help="beam width, the same as search.beam=K; 1 is greedy"
     )
     parser.add_argument(
@@ -68,6 +77,8 @@ def _parse_arguments() -> argparse.Namespace:
     args = parser.parse_intermixed_args(repeat_checkpoint(sys.argv[1:]))
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
+    if args.draw < 0:
+        parser.error("--draw must be at least 0")
     args.samples = args.temperature is None and bool(args.top_k or args.top_p)
     given = args.images
     args.images = [argument for argument in given if not _OVERRIDE.match(argument)]

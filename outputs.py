@@ -81,6 +81,10 @@ class OutputFolder:
         if self.is_own(name):
             (self.folder / name).unlink()
 
+    def record(self, name: str) -> None:
+        """Make a file an own one that was written by other means."""
+        self._record(name, _digest(self.folder / name))
+
     def _record(self, name: str, digest: str) -> None:
         if digest in self.digests.setdefault(name, set()):
             return

@@ -5,26 +5,43 @@ from startup import one_line
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-from captioning import Captioner, ImageError
+from captioning import Caption, Captioner, ImageError
 from data.addresses import Addresses
+from processes import connected, group
 from progress import Progress
 from reports.results import Results
 from utils import UserError
 
 _SHOWN = 10  # captions printed at the end
+AT_ONCE = 32  # images of each process, after which the main one gets and writes their captions
 
 
 def caption_images(paths: Sequence[Path], args: argparse.Namespace, addresses: Addresses) -> int:
     """Caption the images, and write the results; returns the exit status: 1 if any had to be skipped.
 
+    Several processes share the images. The main one writes the results.
+
     `addresses`: of those of the `paths` that are to be fetched.
     """
+    with connected("continue with --resume"):
+        if addresses.shown and group()[1] > 1:
+            raise UserError(
+                f"{next(iter(addresses.shown.values()))}: several processes do not share fetched images; start "
+                "one process, without torchrun"
+            )
+        return _caption_images(paths, args, addresses)
+
+
+def _caption_images(paths: Sequence[Path], args: argparse.Namespace, addresses: Addresses) -> int:
     known, names = _read_references(args.captions, paths) if args.captions else ({}, {})
-    results = Results(args.output, paths, args.attention, addresses.shown)
+    results = Results(args.output, paths[: args.draw], args.attention, args.resume, addresses.shown)
     captioner = Captioner.load(args.checkpoint, args.overrides)
     if args.attention and not captioner.attends:
         raise UserError(
@@ -36,19 +53,106 @@ def caption_images(paths: Sequence[Path], args: argparse.Namespace, addresses: A
         if captioner.config.search.include:
             raise UserError("search.include: sampling cannot do this; leave out --top-k and --top-p")
         search["temperature"] = 1.0  # top-k and top-p only make sense for sampling
-    with captioner.compute.explain_memory("lower --beam"):
-        of_images = {path: known[names[path]] for path in names}
-        skipped = _caption(captioner, results, addresses, of_images, search)
+    found = _Found({path: known[names[path]] for path in names}, results, addresses)
+    with captioner.compute.explain_memory("lower --beam"), addresses:
+        _caption(captioner, paths, _todo(captioner, paths, found), found, search)
+    if not captioner.compute.is_main:
+        return 0
+    for problem in found.problems:
+        print("skipped:", one_line(problem), file=sys.stderr)
+    if not found.num_captions:
+        raise UserError(f"none of the {len(paths)} images could be captioned")
     page = results.write({})
-    captions = {path: row["caption"] for path, row in results.rows.items()}
-    if scores := _scores(captions, known, names):
+    if scores := _scores(found.captions, known, names):
         results.write(scores)
-    for path, caption in list(captions.items())[:_SHOWN]:
-        print(one_line(f"{addresses.shown.get(path, path)}: {caption}"))
-    if len(captions) > _SHOWN:
-        print(f"… and {len(captions) - _SHOWN} more")
-    print(f"wrote {len(captions)} captioned images, captions.json and {one_line(page)}")
-    return 1 if skipped else 0
+    for name, caption in found.first:
+        print(one_line(f"{name}: {caption}"))
+    if found.num_captions > _SHOWN:
+        print(f"… and {found.num_captions - _SHOWN:,} more")
+    if len(paths) > args.draw:
+        print(f"drew the first {args.draw:,} images; --draw N draws more")
+    print(f"wrote the captions of {found.num_captions:,} images, captions.json and {one_line(page)}")
+    return 1 if found.problems else 0
+
+
+class _Found:
+    """What is kept of the captions so far, besides the results."""
+
+    def __init__(self, references: Mapping[Path, list[str]], results: Results, addresses: Addresses):
+        self.references, self.results, self.addresses = references, results, addresses
+        self.paths_of_names = {results.name(path): path for path in references}
+        self.captions: dict[Path, str] = {}  # of images with references
+        self.first: list[tuple[str, str]] = []  # name and caption
+        self.num_captions = 0
+        self.problems: list[UserError] = []
+
+    def add(self, name: str, caption: str) -> None:
+        self.num_captions += 1
+        if len(self.first) < _SHOWN:
+            self.first.append((name, caption))
+        if path := self.paths_of_names.get(name):
+            self.captions[path] = caption
+
+    def add_earlier(self) -> Iterator[str]:
+        """Add the captions of an earlier run; yields the names of their images."""
+        for name, caption, result in self.results.earlier():
+            try:
+                if result:
+                    assert isinstance(result.source, Path)
+                    [path] = self.addresses.fetched([result.source])
+                    self.results.draw(path, result, self.references.get(path, []))
+                    self.addresses.remove(path)
+            except UserError as error:
+                self.problems.append(self.addresses.explained(path, error))
+            self.add(name, caption)
+            yield name
+
+    def add_new(self, path: Path, result: Caption | UserError) -> None:
+        try:
+            if isinstance(result, UserError):
+                raise result
+            self.results.add(path, result, self.references.get(path, []))
+            self.add(self.results.name(path), result.caption)
+        except UserError as error:
+            self.problems.append(self.addresses.explained(path, error))
+        self.addresses.remove(path)
+
+
+def _todo(captioner: Captioner, paths: Sequence[Path], found: _Found) -> Sequence[int]:
+    """The positions of the images that have no captions yet."""
+    is_main = captioner.compute.is_main
+    [done, *_] = captioner.compute.gather(set(found.add_earlier()) if is_main else set())
+    return [i for i, path in enumerate(paths) if found.results.name(path) not in done]
+
+
+def _caption(
+    captioner: Captioner,
+    paths: Sequence[Path],
+    todo: Sequence[int],
+    found: _Found,
+    search: Mapping[str, Any],
+) -> None:
+    """Caption the images at the positions `todo`, each process a share; the main one writes the captions."""
+    compute, positions = captioner.compute, captioner.compute.shard(todo)
+    images = [paths[i] for i in positions]
+    options = {"errors": "return", "batch_size": AT_ONCE, "ahead": 2, **search}
+    sources = found.addresses.fetched(images)
+    results = zip(images, captioner(sources, positions=positions, **options), strict=True)
+    with Progress(len(todo), "captions", "images") as progress:
+        for _ in range(ceil(len(todo) / (compute.world_size * AT_ONCE))):
+            own = [_to_send(path, result, found.results) for path, result in islice(results, AT_ONCE)]
+            of_all = compute.gather_in_main(own)
+            for path, result in (each[i] for i in range(AT_ONCE) for each in of_all if i < len(each)):
+                if compute.is_main:
+                    found.add_new(path, result)
+                progress.update()
+
+
+def _to_send(path: Path, result: Caption | ImageError, results: Results) -> tuple[Path, Caption | UserError]:
+    """What the main process needs: errors that can be sent, and attention only for what it draws."""
+    if isinstance(result, ImageError):
+        return path, UserError(str(result))
+    return path, result if path in results.stems else replace(result, attention=None)
 
 
 def _read_references(file: Path, paths: Sequence[Path]) -> tuple[dict[str, list[str]], dict[Path, str]]:
@@ -75,33 +179,6 @@ def _read_references(file: Path, paths: Sequence[Path]) -> tuple[dict[str, list[
             f"{paths[0].name!r}, the first in the file {next(iter(known))!r}); pass their captions file"
         )
     return known, names
-
-
-def _caption(
-    captioner: Captioner,
-    results: Results,
-    addresses: Addresses,
-    references: Mapping[Path, list[str]],
-    search: Mapping[str, Any],
-) -> int:
-    """Caption the images of `results`; returns how many had to be skipped, and prints which and why."""
-    paths, problems = results.paths, []
-    with Progress(len(paths), "captions", "images") as progress, addresses:
-        captions = captioner(addresses.fetched(paths), errors="return", **search)
-        for path, result in zip(paths, captions, strict=True):
-            try:
-                if isinstance(result, ImageError):
-                    raise result
-                results.add(path, result, references.get(path, []))
-            except UserError as error:
-                problems.append(addresses.explained(path, error))
-            addresses.remove(path)
-            progress.update()
-    for problem in problems:
-        print("skipped:", one_line(problem), file=sys.stderr)
-    if len(problems) == len(paths):
-        raise UserError(f"none of the {len(paths)} images could be captioned")
-    return len(problems)
 
 
 def _scores(

@@ -1,10 +1,11 @@
-"""The folder that inference fills: captioned images, attention sheets, captions.json and the page."""
+"""The folder that inference fills: captions, captioned images, attention sheets, and the page."""
 
 import json
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -13,50 +14,86 @@ from outputs import OutputFolder
 from reports.attention import attention_sheet
 from reports.captioned import captioned_image
 from reports.page import Page, PageEntry
+from reports.rows import CaptionRows, result_of, row_of
 from utils import CONTROL, UserError
 
-_JSON = "captions.json"
+_ROWS, _JSON = "captions.jsonl", "captions.json"
 _PAGE = "captions_result.html"
 _LONGEST_NAME = 255  # bytes, what most file systems allow
 _CAPTIONED, _ATTENTION = "_captioned.jpg", "_attention.jpg"
 
 
 class Results:
-    """Results of captioning `paths`, which are added one by one. In memory stay only their texts."""
+    """Results of captioning images, which are added one by one. In memory stay only texts of drawn ones.
+
+    captions.jsonl grows with each of them; captions.json has the same rows in the end.
+    """
 
     def __init__(
         self,
         folder: Path,
         paths: Sequence[Path],
         attention: bool,
+        resume: bool = False,
         addresses: Mapping[Path, str] | None = None,
     ):
         """
         Args:
-            attention: whether each image gets an attention sheet.
-            addresses: path -> address, of images that were fetched.
+            paths: the images that are drawn, and shown on the page.
+            attention: whether each of them gets an attention sheet.
+            resume: whether the rows of an earlier run stay, which `earlier` returns.
+            addresses: path -> address, of images that are fetched.
 
         Raises:
             UserError: a file that is not an earlier result has the name of a result, or `folder` is a file.
         """
         self.folder, self.attention = OutputFolder(folder), attention
         self.page = Page(folder / _PAGE)
-        self.paths = list(paths)
         self.stems = dict(zip(paths, _output_stems(paths), strict=True))
-        self.addresses = addresses or {}
+        self.addresses, self.resumes = addresses or {}, resume
         local = [path for path in paths if path not in self.addresses]
-        self.names = {**self.addresses, **dict(zip(local, _short_names(local), strict=True))}
-        self.rows: dict[Path, dict] = {}
+        fetched = {path: self.addresses[path] for path in paths if path in self.addresses}
+        self.names = {**fetched, **dict(zip(local, _short_names(local), strict=True))}
         suffixes = (_CAPTIONED, _ATTENTION) if attention else (_CAPTIONED,)
         self.folder.check([_JSON, *(stem + suffix for stem in self.stems.values() for suffix in suffixes)])
         self.page.check(len(paths))
+        self.rows = CaptionRows(self.folder, _ROWS, resume)
+
+    def name(self, path: Path) -> str:
+        """The path of an image, or its address, in captions.json."""
+        return self.addresses.get(path, str(path))
+
+    def earlier(self) -> Iterator[tuple[str, str, Caption | None]]:
+        """Name and caption of each image that an earlier run has captioned, and the result if it is drawn."""
+        if not self.resumes:
+            self.rows.begin()
+            return
+        drawn = {self.name(path): path for path in self.stems}
+        for row in self.rows.read():
+            result, name = None, row["image"]
+            if name in drawn:
+                try:
+                    result = result_of(row, drawn[name])
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(
+                        f"{self.rows.path}: the row of {name} was changed; move the file"
+                    ) from None
+            yield name, row["caption"], result
 
     def add(self, path: Path, result: Caption, references: Sequence[str] = ()) -> None:
-        """Write the images of one result.
+        """Write one result.
 
         Raises:
             UserError: the image cannot be read again, or a result of it cannot be drawn or written.
         """
+        is_drawn = path in self.stems
+        if is_drawn:
+            self.draw(path, result, references)
+        row = row_of(self.name(path), result, is_drawn)
+        self.rows.add(row | ({"references": list(references)} if references else {}))
+
+    def draw(self, path: Path, result: Caption, references: Sequence[str] = ()) -> None:
+        """Write the images of one result, and show it on the page; raises UserError as `add`."""
         image = result.image
         try:
             drawn = {"full size": (_CAPTIONED, captioned_image(image, result.caption, references))}
@@ -72,11 +109,6 @@ class Results:
             label: self.save(self.stems[path] + suffix, sheet) for label, (suffix, sheet) in drawn.items()
         }
         self.page.add(PageEntry(self.names[path], image, result, references, files))
-        source = self.addresses.get(path, str(path))
-        row = {"image": source, "caption": result.caption, "log_prob": result.log_prob}
-        self.rows[path] = row | {"words": result.words, "others": result.others}
-        if references:
-            self.rows[path]["references"] = list(references)
 
     def save(self, name: str, image: Image.Image) -> Path:
         """Write an image of the results; returns its path."""
@@ -89,10 +121,24 @@ class Results:
 
         Returns the path of the page.
         """
-        rows = [{**row, "scores": scores[path]} if path in scores else row for path, row in self.rows.items()]
-        self.folder.write_text(_JSON, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-        self.page.write({self.names[path]: scores[path] for path in scores})
+        self.rows.close()
+        of_names = {self.name(path): values for path, values in scores.items()}
+        with (
+            self.folder.writing(_JSON) as temporary,
+            open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            for number, row in enumerate(self.rows.read()):
+                file.write(",\n" if number else "[\n")
+                file.write(json.dumps(_with_scores(row, of_names), ensure_ascii=False))
+            file.write("\n]\n")
+        self.page.write({self.names[path]: scores[path] for path in scores if path in self.names})
         return self.page.path
+
+
+def _with_scores(row: dict[str, Any], scores: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """A row of captions.json."""
+    row.pop("attention", None)
+    return row | ({"scores": scores[row["image"]]} if row["image"] in scores else {})
 
 
 def _output_stems(paths: Sequence[Path]) -> list[str]:

@@ -39,25 +39,33 @@ class Ended(NamedTuple):
     err: str
 
 
-def both(folder: Path, *jobs: Job) -> list[list[Ended]]:
-    """How two processes end each of the jobs, which they do one after the other in `folder`, by rank."""
+def both(folder: Path, *jobs: Job) -> list[list[Ended | None]]:
+    """How two processes end each of the jobs, which they do one after the other in `folder`, by rank.
+
+    None: the process was killed. After an error there can be no other job.
+    """
     ports = _free_ports(len(jobs))
     _join([_start(_one_of_two, rank, ports, str(folder), jobs) for rank in range(2)])
-    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-    return [[Ended(*values) for values in of_job] for of_job in zip(*found, strict=True)]
+    return [_read(folder, f"job-{number}") for number in range(len(jobs))]
 
 
 def restarted(folder: Path, job: Job) -> list[list[Ended | None]]:
-    """The same for `torchrun --max-restarts=1` and one job: a list for each of the starts.
-
-    None: the process was killed.
-    """
+    """The same for `torchrun --max-restarts=1` and one job: a list for each of the starts."""
     _join([_start(_agent, str(folder), job)])
-    files = [[folder / f"start-{start}-{rank}.json" for rank in range(2)] for start in range(2)]
-    return [
-        [Ended(*json.loads(file.read_text())) if file.exists() else None for file in files_of_start]
-        for files_of_start in files
-    ]
+    return [_read(folder, f"start-{start}") for start in range(2)]
+
+
+def _write(folder: str, name: str, ended: Ended) -> None:
+    Path(folder, f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(ended))
+
+
+def _read(folder: Path, name: str) -> list[Ended | None]:
+    """What two processes have written; the files are removed."""
+    found: list[Ended | None] = []
+    for file in (folder / f"{name}-{rank}.json" for rank in range(2)):
+        found.append(Ended(*json.loads(file.read_text())) if file.exists() else None)
+        file.unlink(missing_ok=True)
+    return found
 
 
 def _start(target, *arguments) -> BaseProcess:
@@ -86,12 +94,10 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _one_of_two(rank: int, ports: Sequence[int], folder: str, jobs: Sequence[Job]) -> None:
-    found = []
-    for port, job in zip(ports, jobs, strict=True):
+    for number, (port, job) in enumerate(zip(ports, jobs, strict=True)):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in variables.items()}}
-        found.append(_done(folder, job))
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+        _write(folder, f"job-{number}", _done(folder, job))
 
 
 def _agent(folder: str, job: Job) -> None:
@@ -104,9 +110,9 @@ def _agent(folder: str, job: Job) -> None:
 
 
 def _worker(folder: str, job: Job) -> None:
-    start, rank = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+    start = os.environ["TORCHELASTIC_RESTART_COUNT"]
     found = _done(folder, job if start == "0" else job._replace(signal_at=None))
-    Path(folder, f"start-{start}-{rank}.json").write_text(json.dumps(found))
+    _write(folder, f"start-{start}", found)
     raise SystemExit(found.status)
 
 

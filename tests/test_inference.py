@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioning import Captioner
 from reports.captioned import captioned_image
 from tests.script_helpers import run
 
@@ -222,6 +223,74 @@ def test_results_within_the_images_are_replaced_and_not_captioned_again(trained)
     run(trained, "inference_visualize", "images/*.???", "images/**/*.jpg", "--output", "elsewhere", status=2)
     run(trained, "inference_visualize", "images/*.???", "--output", "elsewhere")
     assert len(read_json(trained / "elsewhere" / "captions.json")) == 3
+
+
+# --- many images ---
+
+
+def captions(file: Path) -> list[tuple[str, str]]:
+    """Image and caption of each row."""
+    text = file.read_text("utf-8")
+    rows = json.loads(text) if file.suffix == ".json" else map(json.loads, text.splitlines())
+    return [(row["image"], row["caption"]) for row in rows]
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_images_that_have_no_caption(trained, monkeypatch):
+    whole = ("data/images", "--attention", "--temperature", "3", "--draw", "5", "--output")
+    run(trained, "inference_visualize", *whole, "whole")
+    text = run(trained, "inference_visualize", *whole, "parts", "--limit", "3")
+    assert "wrote the captions of 3 images" in text
+    rows = trained / "parts" / "captions.jsonl"
+    with open(rows, "ab") as file:
+        file.write(b'{"image": "data/images/03.png", "capt')  # the process is killed
+    assert "captions.jsonl exists, perhaps of a run that was stopped" in run(
+        trained, "inference_visualize", *whole, "parts", status=2
+    )
+    captioned, search = [], Captioner.search
+    monkeypatch.setattr(Captioner, "search", lambda *a: captioned.append(len(a[1][0])) or search(*a))
+    text = run(trained, "inference_visualize", *whole, "parts", "--resume")
+    assert sum(captioned) == 21
+    assert "wrote the captions of 24 images" in text
+    assert "drew the first 5 images" in text
+    for name in ("captions.json", "captions.jsonl"):
+        assert captions(trained / "parts" / name) == captions(trained / "whole" / name)
+    pages = [(trained / name / "captions_result.html").read_text("utf-8") for name in ("parts", "whole")]
+    one, other = (re.findall(r'data-name="(.*?)"|alt="(.*?)"| data-map="(\S+)', page) for page in pages)
+    assert one == other
+    assert len(one) == 3 * 5
+    assert sorted(os.listdir(trained / "parts")) == sorted(os.listdir(trained / "whole"))
+    assert len(list((trained / "parts").glob("*_attention.jpg"))) == 5
+
+
+def test_each_caption_is_in_a_file_before_the_next_batch_is_captioned(trained, monkeypatch):
+    monkeypatch.setattr("jobs.inference_visualize.AT_ONCE", 4)
+    written, search, rows = [], Captioner.search, trained / "out" / "captions.jsonl"
+
+    def recorded(*arguments):
+        written.append(rows.read_text().count("\n") if rows.exists() else 0)
+        return search(*arguments)
+
+    monkeypatch.setattr(Captioner, "search", recorded)
+    run(trained, "inference_visualize", "data/images", "--draw", "0", "--output", "out")
+    assert written == [0, 4, 8, 12, 16, 20]
+    assert len(read_json(trained / "out" / "captions.json")) == 24
+    assert "<article" not in (trained / "out" / "captions_result.html").read_text("utf-8")
+
+
+def test_rows_that_were_changed_are_an_error_with_their_line(trained):
+    arguments = ("data/images/00.png", "data/images/01.png", "--output", "out")
+    run(trained, "inference_visualize", *arguments)
+    rows = trained / "out" / "captions.jsonl"
+    first, second = rows.read_text().splitlines()
+    for text, message in (
+        (f"{first}\nnot JSON\n", "captions.jsonl: line 2 is not as this program wrote it"),
+        (
+            first + "\n" + second.replace('"log_prob"', '"log"') + "\n",
+            "the row of data/images/01.png was changed",
+        ),
+    ):
+        rows.write_text(text)
+        assert message in run(trained, "inference_visualize", *arguments, "--resume", status=2)
 
 
 # --- arguments ---

@@ -1,5 +1,6 @@
 """Several processes that train one model, on this machine and over Gloo."""
 
+import json
 import os
 import shutil
 import signal
@@ -30,6 +31,8 @@ PHASES = {
     "scores": {"train": {"epochs": 1, "objective": "self_critical"}},
 }
 EVALUATION = ("--checkpoint", "runs/cross_entropy", "features.cache=false", "--output")
+INFERENCE = ("data/images", *EVALUATION[:2], "--temperature", "2", "--draw", "3", "--output")
+OUTPUTS = ("captions", "captions-of-one")
 NAMES = ["cross_entropy", "self_critical", "actor_critic", "phases", "half"]
 CHECKPOINTS = ("checkpoints.pth", "best.pth")
 
@@ -85,7 +88,6 @@ def _train(folder: Path) -> None:
     for config in configs:
         run(folder, "train", "--config", config)
     run(folder, "train", "--resume", "runs/half")
-    statistics = configured(folder, "statistics", encoder={"fine_tune": "all"})
     two = ("run.folder=two", "features.folder=cache-of-two")
     first = ("--config", "cross_entropy.yaml")
     jobs = [
@@ -94,17 +96,15 @@ def _train(folder: Path) -> None:
         Job([*first, "run.folder=stopped"], signal_at=(signal.SIGTERM, 7)),
         Job([*first, "run.folder=whole", *DROPOUT]),
         Job([*EVALUATION, "scores"], script="evaluate"),
-        Job(["--config", statistics]),  # the last one, because it fails
+        Job([*INFERENCE, "captions"], script="inference_visualize"),
     ]
     found = both(folder, *jobs)
     assert [[process.status for process in job] for job in found] == [
-        *[[0, 0]] * 5, [143, 143], [0, 0], [0, 0], [2, 2]
+        *[[0, 0]] * 5, [143, 143], *[[0, 0]] * 3
     ], found  # fmt: skip
     for number, job in enumerate(found):
         (folder / f"{number}.txt").write_text(job[0].out)
         assert job[1].out == "", job  # the main process alone prints
-    [error] = {process.err for process in found[-1] if process.err}
-    (folder / "statistics.txt").write_text(error)
     (folder / "done").touch()
 
 
@@ -135,6 +135,15 @@ def test_two_processes_evaluate_like_one(folder, no_java):
         assert (folder / "scores" / name).read_text() == (folder / "scores-of-one" / name).read_text()
 
 
+def test_two_processes_caption_images_like_one(folder):
+    run(folder, "inference_visualize", *INFERENCE, "captions-of-one")
+    two, one = (sorted(file.name for file in (folder / name).rglob("*")) for name in OUTPUTS)
+    assert two == one
+    two, one = (json.loads((folder / name / "captions.json").read_text()) for name in OUTPUTS)
+    assert [(row["image"], row["caption"]) for row in two] == [(row["image"], row["caption"]) for row in one]
+    assert len(two) == 24
+
+
 def test_a_signal_to_one_of_two_stops_both_and_one_alone_goes_on(folder):
     assert (
         "stopped in epoch 2; continue with: python train.py --resume stopped/cross_entropy"
@@ -149,18 +158,28 @@ def test_torchrun_starts_a_training_again_that_has_lost_a_process(folder):
     """A training with dropout: its processes have random states of their own, which go on, too."""
     arguments = ["--config", "cross_entropy.yaml", "run.folder=lost", *DROPOUT]
     first, second = restarted(folder, Job(arguments, signal_at=(signal.SIGKILL, 7)))
-    assert first[0].status == 2
-    assert first[0].err.startswith("error: another process of this job has ended; continue with --resume")
-    assert first[0].err.count("\n") == 1
+    assert first[0].status in (2, 143)  # it may see the connection close, or be ended by torchrun
     assert first[1] is None
     assert [process.status for process in second] == [0, 0]
     for file in CHECKPOINTS:
         assert difference(folder / "whole/cross_entropy" / file, folder / "lost/cross_entropy" / file) == 0
 
 
+def test_a_process_that_has_lost_another_ends_with_one_line(folder):
+    arguments = ["--config", "cross_entropy.yaml", "run.folder=killed"]
+    [[found, killed]] = both(folder, Job(arguments, signal_at=(signal.SIGKILL, 7)))
+    assert found.status == 2
+    assert found.err.startswith("error: another process of this job has ended; continue with --resume")
+    assert found.err.count("\n") == 1
+    assert killed is None
+
+
 def test_batch_norms_that_learn_their_statistics_need_gpus(folder):
-    message = "error: encoder.weights=none: batch norms learn"
-    assert (folder / "statistics.txt").read_text().startswith(message)
+    config = configured(folder, "statistics", encoder={"fine_tune": "all"})
+    [found] = both(folder, Job(["--config", config]))
+    assert [process.status for process in found] == [2, 2]
+    [error] = {process.err for process in found if process.err}
+    assert error.startswith("error: encoder.weights=none: batch norms learn")
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "self_critical", "actor_critic"])
