@@ -33,6 +33,7 @@ from benchmarks.workload import (
 )
 from data.dataset import Flickr8kDataset, make_loader, training_batches
 from training.datasets import compute_features
+from training.objective import Part
 
 
 class _Encoder:
@@ -55,7 +56,7 @@ def benchmark(settings: Settings) -> list[Row]:
 
 def _rows(settings: Settings, folder: Path) -> list[Row]:
     cells, channels = settings.grids[0]
-    train_set = _cached(settings, folder, cells, channels)
+    train_set = cached_set(settings, folder, cells, channels)
     compute = settings.compute
     draws = training_batches(len(train_set), settings.num_images, seed=1, epoch=1)
     model = trainer(
@@ -69,7 +70,7 @@ def _rows(settings: Settings, folder: Path) -> list[Row]:
 
     def train() -> None:
         for batch_draws, batch in zip(draws, make_loader(train_set, draws, 0, compute), strict=True):
-            model.step(batch, [index for index, _ in batch_draws], epoch=1)
+            model.step([Part(batch, [index for index, _ in batch_draws])], epoch=1)
 
     def load_arrays() -> None:
         for batch_draws in draws:
@@ -118,7 +119,7 @@ def _rows(settings: Settings, folder: Path) -> list[Row]:
     return rows + compare("loading", shape, "images", epochs, settings)
 
 
-def _cached(settings: Settings, folder: Path, cells: int, channels: int) -> Flickr8kDataset:
+def cached_set(settings: Settings, folder: Path, cells: int, channels: int) -> Flickr8kDataset:
     """A training set with its feature cache; the images are there only because the cache looks at them."""
     table = captions_table(settings.num_cached, settings.vocab_size)
     options = config(

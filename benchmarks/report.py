@@ -100,8 +100,8 @@ def _title(row: Row) -> str:
     return ", ".join(part for part in (row.subject, row.name, row.shape, row.precision) if part)
 
 
-def run_benchmarks(benchmarks: Sequence[Benchmark], arguments: Sequence[str] | None = None) -> None:
-    """The command line of all benchmarks: measure, print the table, write and compare."""
+def run_benchmarks(benchmarks: Sequence[Benchmark], arguments: Sequence[str] | None = None) -> list[Row]:
+    """The command line of all benchmarks: measure, print the table, write and compare; returns the rows."""
     parser = argparse.ArgumentParser(
         description="Measure the speed; prints a table. docs/speed.md explains it."
     )
@@ -118,12 +118,12 @@ def run_benchmarks(benchmarks: Sequence[Benchmark], arguments: Sequence[str] | N
     args = parser.parse_args(arguments)
     before = _read(args.compare) if args.compare else None
     settings = Settings(Compute.choose(args.device), seconds=args.seconds, image_folder=args.images)
-    measure_and_print(benchmarks, settings, args.json, before)
+    return measure_and_print(benchmarks, settings, args.json, before)
 
 
 def measure_and_print(
     benchmarks: Sequence[Benchmark], settings: Settings, path: Path | None = None, before: dict | None = None
-) -> None:
+) -> list[Row]:
     """Run the benchmarks; `path`: file for the JSON; `before`: that of an earlier run, to compare with."""
     found = header(settings.compute)
     print(", ".join(f"{key} {value}" for key, value in found.items()), flush=True)
@@ -138,6 +138,7 @@ def measure_and_print(
         after = {"header": found, "rows": rows}
         print("\nWhat moved (*: by more than the spread):")
         print(moved(before, after))
+    return rows
 
 
 def _read(path: Path) -> dict:

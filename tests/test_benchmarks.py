@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks import report, search_options, start_up, stream
+from benchmarks import report, scaling, search_options, start_up
 from benchmarks.__main__ import EVERY
 from benchmarks.measure import Alternative, Row, compare, seconds_in_turn
 from benchmarks.products import KINDS
@@ -155,6 +156,25 @@ def test_every_benchmark_runs_and_compares_with_something_in_the_same_run(module
     assert all(row.median > 0 and row.unit for row in rows)
     assert any(row.ratios for row in rows)
     assert all(ratio > 0 for row in rows for ratio in row.ratios.values())
+
+
+def test_the_efficiency_of_many_gpus_is_the_number_worked_out_by_hand():
+    link = scaling.Link("slow", 1e9)
+    # Half of 8 GPUs' time: 2 * 7/8 * 100 MB at 300 GB/s are 0.583 ms.
+    assert scaling.efficiency(0.1e9 * 1.75 / 300e9, 100e6, 8, link) == pytest.approx(0.5)
+    # 16 GPUs are two machines: 2 * 15/16 * 100 MB at 1 GB/s, and three messages of 30 us, there and back.
+    assert scaling.efficiency(0.1, 100e6, 16, link) == pytest.approx(0.1 / (0.1 + 0.1875 + 0.00018))
+    assert scaling.efficiency(0.1, 100e6, 512, link) < scaling.efficiency(0.1, 100e6, 64, link)
+
+
+def test_what_to_expect_of_many_gpus_has_a_row_for_8_64_and_512():
+    names = ("gradients of a step", "step of a process", "features read by a process")
+    rows = [Row("scaling", name, "", "", 32.0, 0.0, "", {}) for name in names]
+    text = scaling.expected(rows, TINY, 100)
+    assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")] == [
+        "| GPUs", "| ---:", "| 8", "| 64", "| 512"
+    ]  # fmt: skip
+    assert "in 0.9 ms" in text  # 3 images at 3,200 images/s
 
 
 def test_alternatives_are_measured_in_turn_and_the_first_round_warms_up():
