@@ -86,7 +86,7 @@ def _two_processes(settings: Settings, cells: int, channels: int) -> tuple[list[
         tried.bind(("127.0.0.1", 0))
         port = tried.getsockname()[1]
     context = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
-    context.set_forkserver_preload(["benchmarks.scaling"])
+    context.set_forkserver_preload(["benchmarks.training"])
     receiver, sender = context.Pipe(duplex=False)
     processes = [
         context.Process(target=_steps, args=(rank, port, settings, cells, channels, sender))
