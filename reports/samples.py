@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from data.transforms import upright_rgb
 from reports.lettering import GREY, INK, PAPER, font, wrap
@@ -28,7 +28,7 @@ def samples_sheet(
     if len(rows) > _ROWS:
         rows = [rows[i] for i in sorted({round(i) - 1 for i in np.geomspace(1, len(rows), _ROWS)})]
     rows = [*rows, ("reference", "", references)]
-    small = [ImageOps.contain(upright_rgb(image), (_COLUMN, _COLUMN)) for image in images]
+    small = [_fitted(upright_rgb(image)) for image in images]
     top = _MARGIN + max(image.height for image in small) + _GAP
     lines = [[wrap(text, font(_TYPE, text), _COLUMN) for text in captions] for _, _, captions in rows]
     heights = [max(2, *map(len, row)) * _LINE + _GAP for row in lines]
@@ -49,3 +49,9 @@ def samples_sheet(
                 draw.text((x, top + number * _LINE), line, fill=colour, font=font(_TYPE, text))
         before, top = captions, top + height
     return sheet
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    """The image with a longer side of _COLUMN pixels, and no side of 0, which ImageOps.contain can return."""
+    scale = _COLUMN / max(image.size)
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
