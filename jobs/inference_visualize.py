@@ -33,8 +33,8 @@ def caption_images(paths: Sequence[Path], args: argparse.Namespace, addresses: A
     with connected("continue with --resume"):
         if addresses.shown and group()[1] > 1:
             raise UserError(
-                f"{next(iter(addresses.shown.values()))}: several processes do not share fetched images; start "
-                "one process, without torchrun"
+                f"{next(iter(addresses.shown.values()))}: several processes cannot share fetched images; "
+                "start one, without torchrun"
             )
         return _caption_images(paths, args, addresses)
 

@@ -4,7 +4,6 @@
 
 const form = document.querySelector("form"), search = form.querySelector("input");
 const order = form.querySelector("select"), status = form.querySelector("[role=status]");
-const main = document.querySelector("main");
 const cards = [...main.children].map((card, number) => ({
   card,
   number,
@@ -42,13 +41,15 @@ form.hidden = false; // without scripts it would do nothing
 if (search.value) filter(); // the browser may restore the search after a reload
 if (order.value !== "number") sort();
 
-// --- the attention for a word: a canvas over the image, drawn as in reports/attention.py ---
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.target === search || event.ctrlKey || event.metaKey || event.altKey) return;
+  search.focus();
+  event.preventDefault();
+});
 
-const overlay = document.querySelector("template").content.firstElementChild;
-const canvas = overlay.querySelector("canvas"), announcement = document.querySelector("#announcement");
-const settings = JSON.parse(document.querySelector("#settings")?.textContent ?? "null");
+// --- the attention, of which attention.js draws one word's: one text for all images ---
+
 let maps = null; // a promise of all maps, one byte per cell, unpacked when the first one is needed
-let hovered = null, focused = null, lit = null; // words; the attention of `lit` is on the image
 
 async function unpack() {
   const text = document.querySelector("#maps").textContent.trim();
@@ -57,107 +58,14 @@ async function unpack() {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// Before it is loaded, an image has no size.
-function loaded(image) {
-  return image.naturalWidth || new Promise((done) => image.addEventListener("load", done, { once: true }));
-}
-
-async function show(word) {
-  if (word === lit) return;
-  lit?.classList.remove("lit");
-  lit = word;
-  const card = word?.closest("article"), image = card?.querySelector(".image");
-  const [levels] = word ? await Promise.all([(maps ??= unpack()), loaded(image.firstElementChild)]) : [];
-  if (word !== lit) return; // the pointer has moved to another word in the meantime
-  overlay.parentElement?.classList.remove("attention");
-  overlay.remove();
-  if (!word) return;
+async function attentionOf(card) {
   const [start, rows, columns, full] = card.dataset.map.split(" ").map(Number);
-  const size = rows * columns, at = start + [...word.parentNode.children].indexOf(word) * size;
-  const light = Float32Array.from(levels.subarray(at, at + size), (level) => level / settings.levels);
-  paint(canvas, light, rows, columns, image.firstElementChild);
-  const [text, , most] = overlay.querySelectorAll("b, i");
-  text.textContent = word.textContent;
-  most.textContent = (100 * full).toFixed(full < 0.1 ? 1 : 0) + "% in a cell";
-  image.append(overlay);
-  image.classList.add("attention");
-  word.classList.add("lit");
-  if (word === focused) {
-    const percent = word.style.getPropertyValue("--p");
-    announcement.textContent = `${word.textContent}: ${percent} percent, attention ${place(light, rows, columns)}`;
-  }
-}
-
-function paint(canvas, light, rows, columns, { naturalWidth, naturalHeight }) {
-  const scale = settings.pixels / Math.max(naturalWidth, naturalHeight, 1);
-  canvas.width = Math.max(1, Math.round(naturalWidth * scale));
-  canvas.height = Math.max(1, Math.round(naturalHeight * scale));
-  const down = spread(canvas.height, rows), across = spread(canvas.width, columns);
-  const context = canvas.getContext("2d"), image = context.createImageData(canvas.width, canvas.height);
-  for (let y = 0, i = 0; y < canvas.height; y++) {
-    const line = new Float32Array(columns);
-    for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) line[c] += down[y][r] * light[r * columns + c];
-    for (let x = 0; x < canvas.width; x++, i += 4) {
-      let sum = 0;
-      for (let c = 0; c < columns; c++) sum += across[x][c] * line[c];
-      const [red, green, blue] = settings.heat[Math.round(Math.min(1, sum) * (settings.heat.length - 1))];
-      image.data.set([red, green, blue, 255], i);
-    }
-  }
-  context.putImageData(image, 0, 0);
-}
-
-function spread(pixels, cells) {
-  return Array.from({ length: pixels }, (_, pixel) => {
-    const position = ((pixel + 0.5) * cells) / pixels;
-    const weights = Array.from({ length: cells }, (_, cell) =>
-      Math.exp(-0.5 * ((position - cell - 0.5) / settings.blur) ** 2));
-    const total = weights.reduce((a, b) => a + b);
-    return weights.map((weight) => weight / total);
-  });
-}
-
-function place(light, rows, columns) {
-  const most = Math.max(...light), mean = light.reduce((a, b) => a + b) / light.length;
-  if (most < 1.5 * mean) return "everywhere";
-  const peak = light.indexOf(most);
-  const third = (cell, cells, names) => names[Math.floor((3 * (cell + 0.5)) / cells)];
-  const vertical = third(Math.floor(peak / columns), rows, ["top", "middle", "bottom"]);
-  const horizontal = third(peak % columns, columns, ["left", "centre", "right"]);
-  return `at the ${vertical} ${horizontal}`;
+  const end = start + card.querySelectorAll(".words span").length * rows * columns;
+  const levels = (await (maps ??= unpack())).subarray(start, end);
+  return { rows, columns, full, light: Float32Array.from(levels, (level) => level / settings.levels) };
 }
 
 if (settings && "DecompressionStream" in window) {
-  document.documentElement.style.setProperty("--unlit", settings.unlit);
-  paint(overlay.querySelector(".legend canvas"), Float32Array.from({ length: 64 }, (_, i) => i / 63), 1, 64,
-    { naturalWidth: 64, naturalHeight: 1 });
   for (const word of main.querySelectorAll("[data-map] .words span")) word.tabIndex = 0;
-  const word = (event) => event.target.closest?.(".words [tabindex]") ?? null;
-  main.addEventListener("pointerover", (event) => show((hovered = word(event)) ?? focused));
-  main.addEventListener("pointerleave", () => show((hovered = null) ?? focused));
-  main.addEventListener("focusin", (event) => show(hovered ?? (focused = word(event))));
-  main.addEventListener("focusout", () => show(hovered ?? (focused = null)));
-}
-
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "/" && event.target !== search) {
-    search.focus();
-  } else if (focused && event.key === "Escape") {
-    focused.blur();
-  } else if (focused && event.key.startsWith("Arrow")) {
-    next(focused, event.key)?.focus();
-  } else {
-    return;
-  }
-  event.preventDefault();
-});
-
-function next(word, key) {
-  if (key === "ArrowRight") return word.nextElementSibling;
-  if (key === "ArrowLeft") return word.previousElementSibling;
-  const side = key === "ArrowDown" ? "nextElementSibling" : "previousElementSibling";
-  let card = word.closest("article")[side];
-  while (card && (card.hidden || !card.dataset.map)) card = card[side];
-  return card?.querySelector(".words [tabindex]");
+  listen();
 }

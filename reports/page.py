@@ -1,6 +1,6 @@
 """captions_result.html: all images with their captions, and the probability and attention of each word.
 
-The page is the template page.html.j2 with its style (page.css) and its script (page.js) inserted.
+The page is the template page.html.j2 with its style (page.css) and its scripts (attention.js, page.js).
 """
 
 import base64
@@ -120,9 +120,9 @@ class Page:
             measures=["log p", *measures],
             eager=_EAGER,
             maps=self.maps.text(),
-            settings=_settings(),
+            settings=overlay_settings() if self.maps.cells else None,
             css=inserted("page.css"),
-            script=inserted("page.js"),
+            script=inserted("attention.js", "page.js"),
         )
         number = len(self.cards) + 1
         while (name := self.thumbnail(number)) in self.outputs.digests:
@@ -130,7 +130,7 @@ class Page:
             number += 1
 
 
-def _settings() -> dict:
+def overlay_settings() -> dict:
     """The constants with which the attention sheet draws overlays, so that the page draws the same ones."""
     heat = [[round(255 * GLOW * channel) for channel in HEAT(i / 63)[:3]] for i in range(64)]
     return {

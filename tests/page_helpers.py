@@ -65,6 +65,14 @@ def make_page(folder: Path) -> Path:
     return path
 
 
+def set_window(browser, width: int = 1280, dark: bool = False, phone: bool = False) -> None:
+    """The size of the window, and whether the user prefers dark pages."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": phone}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+
+
 def until(condition: Callable[[], _T], seconds: float = 30) -> _T:
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
@@ -72,3 +80,8 @@ def until(condition: Callable[[], _T], seconds: float = 30) -> _T:
         assert time.monotonic() < end, f"still {value!r} after {seconds} seconds"
         time.sleep(0.02)
     return value
+
+
+def press(browser, *keys: str) -> None:
+    for key in keys:
+        browser.switch_to.active_element.send_keys(key)

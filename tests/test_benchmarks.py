@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks import report, search_options, start_up, stream
-from benchmarks import report, scaling, search_options, start_up
+from benchmarks import report, scaling, search_options, start_up, stream
 from benchmarks.__main__ import EVERY
 from benchmarks.measure import Alternative, Row, compare, seconds_in_turn
 from benchmarks.products import KINDS

@@ -8,7 +8,17 @@ from PIL import Image
 
 from reports.attention import UNLIT, overlay
 from reports.page import PageEntry
-from tests.page_helpers import EVIL, attend_to, draw_image, make_page, result, until, write_page
+from tests.page_helpers import (
+    EVIL,
+    attend_to,
+    draw_image,
+    make_page,
+    press,
+    result,
+    set_window,
+    until,
+    write_page,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -19,19 +29,11 @@ def shown(browser, tmp_path_factory):
     path = make_page(tmp_path_factory.mktemp("page"))
 
     def load(width: int = 1280, dark: bool = False, phone: bool = False):
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": phone}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        set_window(browser, width, dark, phone)
         browser.get(path.as_uri())
         return browser
 
     return load
-
-
-def press(browser, *keys: str) -> None:
-    for key in keys:
-        browser.switch_to.active_element.send_keys(key)
 
 
 def lit(browser) -> list[str]:

@@ -8,7 +8,16 @@ import pytest
 
 from tests.script_helpers import ROOT, run
 
-SCRIPTS = ["train", "evaluate", "build_vocab", "inference_visualize", "demo", "visualize_loss", "show_model"]
+SCRIPTS = [
+    "train",
+    "evaluate",
+    "build_vocab",
+    "inference_visualize",
+    "demo",
+    "visualize_loss",
+    "show_model",
+    "export",
+]
 
 
 def test_the_curves_are_drawn_of_the_newest_run(trained):
