@@ -165,7 +165,7 @@ class Captioner:
             for _, _, image in batch:
                 if isinstance(image, ImageError) and errors == "raise":
                     raise image
-            yield from self._caption_batch(batch, options)
+            yield from self.caption_batch(batch, options)
 
     def prepare(self, source: ImageSource) -> list[torch.Tensor]:
         """The image (3, H, W) as each member sees it. Raises ImageError."""
@@ -182,9 +182,7 @@ class Captioner:
                 prepared.append((position, source, error))
         return prepared
 
-    def _caption_batch(
-        self, batch: list[_Prepared], options: SearchOptions
-    ) -> Iterator[Caption | ImageError]:
+    def caption_batch(self, batch: list[_Prepared], options: SearchOptions) -> Iterator[Caption | ImageError]:
         """Caption the images that could be read; errors keep their places."""
         readable = {position: image for position, _, image in batch if isinstance(image, list)}
         captions = None

@@ -205,7 +205,7 @@ class _OwnHostAlone:
 
 
 def _captioned(captioner: Captioner, image: Image.Image, prepared: list[torch.Tensor], **search) -> str:
-    [result] = captioner.caption_batch([(image, prepared)], captioner.options(**search), 0)
+    [result] = captioner.caption_batch([(0, image, prepared)], captioner.options(**search))
     assert isinstance(result, Caption)  # it is an error only for an image that could not be prepared
     return hover_html(image, result)
 

@@ -143,23 +143,3 @@ def _train(folder: Path) -> None:
 def trained(finished_run: Path, tmp_path: Path) -> Path:
     """A folder with data/, tiny.yaml, a finished run in runs/tiny, and what it printed in train.txt."""
     return shutil.copytree(finished_run, tmp_path / "trained")
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, headless, driven by selenium; the tests are skipped where one of the three is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    programs = ("chromium", "chromium-browser", "google-chrome")
-    chromium = next(filter(None, map(shutil.which, programs)), None)
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip(f"no {'chromedriver' if chromium else 'chromium'} on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # With the path of the driver, selenium neither searches for one nor downloads one.
-    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield started
-    started.quit()
