@@ -11,7 +11,6 @@ from data.shard_features import ShardGrids
 from data.shard_set import ShardSet
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
-from utils import UserError
 
 
 class ShardDataset(Flickr8kDataset):
@@ -28,8 +27,6 @@ class ShardDataset(Flickr8kDataset):
         augment: Sequence[str] = (),
     ):
         """With `features`, the items are cached grids instead of images."""
-        if not len(shards):
-            raise UserError("the shards have no images in a split that is needed; see the counts above")
         self.shards, self.vocabulary, self.max_length = shards, vocabulary, max_length
         self.names = _Names(shards)
         self.transform, self.features = transform, features

@@ -69,6 +69,7 @@ class Shard:
         Raises:
             UserError: it cannot be read, or the shard has changed since it was opened.
         """
+        source = io.BytesIO()
         try:
             if self.file is None:
                 self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open with the object)
@@ -78,11 +79,13 @@ class Shard:
             position, size = map(int, self.index.positions[row])
             content = bytearray(size)
             read_at(self.file, position, memoryview(content))
-            return read_image(io.BytesIO(content))
+            source = io.BytesIO(content)
+            return read_image(source)
         except OSError as error:
             self.require_unchanged()
+            reason = str(error).replace(f" {source!r}", "")  # which Pillow names, and which has no name
             raise UserError(
-                f"{self.index.names[row]} in {self.path} cannot be read ({error}); replace it, or write the "
+                f"{self.index.names[row]} in {self.path} cannot be read ({reason}); replace it, or write the "
                 "shard without it"
             ) from None
 

@@ -16,7 +16,7 @@ from data.vocab import Vocabulary
 from tests.helpers import CPU, tiny
 from tests.run_helpers import after_steps, go_on, make_run
 from tests.script_helpers import weights
-from tests.shard_helpers import sharded
+from tests.shard_helpers import PATTERN, sharded
 from training.parts import read_parts
 from training.policy import PolicyObjective
 from utils import UserError
@@ -136,6 +136,12 @@ def test_a_resume_with_other_captions_is_one_line(dataset, section):
     changed = replace(resumption, config=resumption.config.model_copy(update={"data": data}))
     with pytest.raises(UserError, match="are not those that the run began with"):
         changed.require_same_captions(read_table(data, in_memory=["val"]))
+
+
+def test_shards_without_a_split_that_is_needed_are_one_line(dataset, section):
+    only_train = {**section, "captions": section["captions"].replace(PATTERN, "train-{000..003}.tar")}
+    with pytest.raises(UserError, match=r"no images in the split 'val'; add one, such as val-000\.tar"):
+        make_run(dataset, data=only_train)
 
 
 def test_learning_from_scores_is_refused_in_one_line(dataset, section):

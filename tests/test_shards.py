@@ -208,7 +208,9 @@ def test_a_shard_that_changes_while_it_is_in_use_is_one_line(written, tmp_path):
 def test_a_broken_image_names_its_shard(tmp_path):
     write_tar(tmp_path / "val-0.tar", {"a.jpg": b"no image", "a.txt": b"A dog."})
     shards = open_shards(data_of(tmp_path, "val-0.tar"), ["val"])
-    with pytest.raises(UserError, match=r"a\.jpg in .*val-0\.tar cannot be read"):
+    with pytest.raises(
+        UserError, match=r"a\.jpg in .*val-0\.tar cannot be read \(cannot identify image file\);"
+    ):
         shards.read("a.jpg")
 
 

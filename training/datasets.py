@@ -16,6 +16,7 @@ from data.shard_features import ShardGrids
 from data.shard_paths import is_sharded
 from data.shard_set import open_shards
 from data.splits import SPLITS
+from utils import UserError
 
 
 def make_datasets(
@@ -53,6 +54,8 @@ def make_datasets(
 def _of_shards(captioner: Captioner, split: str, training: bool, changes: dict[str, Any]) -> ShardDataset:
     config = captioner.config
     shards = open_shards(config.data, SPLITS if split == "all" else [split])
+    if not len(shards):
+        raise UserError(f"the shards have no images in the split {split!r}; add one, such as {split}-000.tar")
     features = None
     if config.caches_features:
         views = config.views if training and split == "train" else 1
