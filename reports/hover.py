@@ -28,5 +28,11 @@ def hover_html(image: Image.Image, result: Caption) -> str:
         for word, url in zip(result.words, overlays, strict=True)
     ]
     return render(
-        "hover.html.j2", image=data_url(small), width=small.width, words=words, scale=scale, result=result
+        "hover.html.j2",
+        image=data_url(small),
+        width=small.width,
+        height=small.height,
+        words=words,
+        scale=scale,
+        result=result,
     )
