@@ -163,8 +163,9 @@ def common_store() -> tuple[dist.Store, int, int]:
     have the number of the start in their names. Several machines do not count alike, and need new stores.
     """
     store, rank, world_size = next(rendezvous("env://", timeout=_TIMEOUT))
-    shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    if shares_store and may_be_restarted() and int(os.environ["GROUP_WORLD_SIZE"]) > 1:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store, rank, world_size
+    if may_be_restarted() and int(os.environ["GROUP_WORLD_SIZE"]) > 1:
         if rank:
             raise SystemExit(_SILENT)
         raise UserError(

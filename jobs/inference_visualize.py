@@ -111,11 +111,14 @@ class _Found:
         try:
             if isinstance(result, UserError):
                 raise result
-            self.results.add(path, result, self.references.get(path, []))
-            self.add(self.results.name(path), result.caption)
+            self.results.draw(path, result, self.references.get(path, []))
         except UserError as error:
             self.problems.append(self.addresses.explained(path, error))
-        self.addresses.remove(path)
+            return
+        finally:
+            self.addresses.remove(path)
+        self.results.add(path, result, self.references.get(path, []))
+        self.add(self.results.name(path), result.caption)
 
 
 def _todo(captioner: Captioner, paths: Sequence[Path], found: _Found) -> Sequence[int]:

@@ -81,19 +81,18 @@ class Results:
             yield name, row["caption"], result
 
     def add(self, path: Path, result: Caption, references: Sequence[str] = ()) -> None:
-        """Write one result.
+        """Add one result to the rows; raises UserError if it cannot be written."""
+        row = row_of(self.name(path), result, path in self.stems)
+        self.rows.add(row | ({"references": list(references)} if references else {}))
+
+    def draw(self, path: Path, result: Caption, references: Sequence[str] = ()) -> None:
+        """Write the images of one result, and show it on the page. Does nothing for what is not drawn.
 
         Raises:
             UserError: the image cannot be read again, or a result of it cannot be drawn or written.
         """
-        is_drawn = path in self.stems
-        if is_drawn:
-            self.draw(path, result, references)
-        row = row_of(self.name(path), result, is_drawn)
-        self.rows.add(row | ({"references": list(references)} if references else {}))
-
-    def draw(self, path: Path, result: Caption, references: Sequence[str] = ()) -> None:
-        """Write the images of one result, and show it on the page; raises UserError as `add`."""
+        if path not in self.stems:
+            return
         image = result.image
         try:
             drawn = {"full size": (_CAPTIONED, captioned_image(image, result.caption, references))}

@@ -18,6 +18,8 @@ from files import cannot_write
 from outputs import OutputFolder
 from utils import UserError
 
+_BEGINNING = b'{"image": '  # of every row
+
 
 class CaptionRows:
     """The rows in the file `name` of a folder of results, which only grows."""
@@ -29,12 +31,13 @@ class CaptionRows:
         """
         self.outputs, self.name, self.path = outputs, name, outputs.folder / name
         self.file: FileIO | None = None
-        if resume:
-            return
-        if os.path.lexists(self.path) and not outputs.is_own(name):
+        exists = os.path.lexists(self.path)
+        if exists and resume and (self.path.is_symlink() or not self.path.is_file()):
+            raise UserError(f"{self.path} is not a file; move it, or choose another --output")
+        if exists and not resume and not outputs.is_own(name):
             raise UserError(
                 f"{self.path} exists, perhaps of a run that was stopped; continue that run with --resume, "
-                "move the file, or choose another --output"
+                "remove the file, or choose another --output"
             )
 
     def begin(self) -> None:
@@ -52,7 +55,8 @@ class CaptionRows:
         with file:
             size = 0
             for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):  # the process was killed, or the power failed
+                is_cut_off = not line.endswith(b"\n")  # the process was killed, or the power failed
+                if is_cut_off and line[: len(_BEGINNING)] == _BEGINNING[: len(line)]:
                     file.truncate(size)
                     return
                 size += len(line)
@@ -75,9 +79,13 @@ class CaptionRows:
             if self.file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (stays open with the object)
-            rest = memoryview(line)
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            size, rest = os.fstat(self.file.fileno()).st_size, memoryview(line)
+            try:
+                while rest:
+                    rest = rest[self.file.write(rest) :]
+            except OSError:
+                self.file.truncate(size)
+                raise
         except OSError as error:
             raise cannot_write(self.path, error) from None
 

@@ -219,7 +219,7 @@ def test_restarts_on_several_machines_need_a_new_store_for_each_start(monkeypatc
         with pytest.raises(expected, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" if not rank else "2"):
             processes.common_store()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
-    assert processes.common_store()[1:] == (1, 16)
+    assert processes.common_store() == (store, 1, 16)
 
 
 def test_a_process_on_its_own_gets_back_what_it_passes():

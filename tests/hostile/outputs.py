@@ -22,7 +22,8 @@ except ImportError:  # Windows
 _MINE = b"my own file"
 _CAPTION = ("inference_visualize", "data/images/00.png", "data/images/01.png", "--checkpoint", "model.pth")
 _RESULTS = (
-    "00_captioned.jpg", "00_attention.jpg", "captions.json", "captions_result.html",
+    "00_captioned.jpg", "00_attention.jpg", "captions.json", "captions.jsonl",
+    "captions_result.html",
     "captions_result_files/0.jpg", "captions_result_files/mine.txt",
 )  # fmt: skip
 
@@ -65,6 +66,9 @@ def _owned() -> list[Hostile]:
         path, action = f"outputs/{name}", script(*_CAPTION, "--attention")
         found.append(Hostile(f"output: my own {name}", _mine(path), action, _keeps(path)))
         found.append(Hostile(f"output: a link as {name}", _link(path), action, _keeps("mine.txt")))
+    rows, go_on = "outputs/captions.jsonl", script(*_CAPTION, "--resume")
+    found.append(Hostile("output: my own rows to resume", _mine(rows), go_on, _keeps(rows)))
+    found.append(Hostile("output: a link as rows to resume", _link(rows), go_on, _keeps("mine.txt")))
     into_images = script(
         "inference_visualize", "data/images", "--checkpoint", "model.pth", "--output", "data/images"
     )
