@@ -8,14 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from captioning import Captioner
 from compute import Compute
 from config_search import SearchConfig
 from files import readable_size
 from models.choices import NEVER
-from models.exported import Graph, export_model
+from models.exported import Graph, export_model, write_program
 from models.onnx_files import require_onnx, write_onnx
 from outputs import OutputFolder
 from reports.web import WEB_FILES, require_npm, write_page, write_runtime
@@ -32,14 +30,12 @@ _NEXT = {
 
 def export_files(args: argparse.Namespace) -> None:
     """Write the model; prints what was written."""
-    npm = ""
+    suffix, write, npm = "pt2", write_program, ""
     if args.format != "torch":
         require_onnx(f"--format {args.format}")
+        suffix, write = "onnx", partial(write_onnx, int8=args.int8)
     if args.format == "web":
         npm = require_npm()
-    is_torch = args.format == "torch"
-    suffix = "pt2" if is_torch else "onnx"
-    write = _write_program if is_torch else partial(write_onnx, int8=args.int8)
     outputs = OutputFolder(args.output)
     names = [f"encoder.{suffix}", f"step.{suffix}"]
     outputs.check([*names, "model.json", *(WEB_FILES if npm else ())])
@@ -89,8 +85,3 @@ def _write(outputs: OutputFolder, name: str, graph: Graph, write: Callable[[Grap
         write(graph, temporary)
         size = temporary.stat().st_size
     print(one_line(f"{outputs.folder / name}: {readable_size(size)}"), flush=True)
-
-
-def _write_program(graph: Graph, path: Path) -> None:
-    with open(path, "wb") as file:
-        torch.export.save(graph.program, file)

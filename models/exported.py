@@ -13,6 +13,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -113,6 +114,12 @@ def export_model(model: CaptionModel, transform: ImageTransform) -> Graphs:
             ["log_probs", *after, *["alphas"] * model.decoder.attends],
         ),
     )
+
+
+def write_program(graph: Graph, path: Path) -> None:
+    """Write what torch.export.load reads."""
+    with quietly(), open(path, "wb") as file:
+        torch.export.save(graph.program, file)
 
 
 def _next_states(decoder: Decoder, tokens: torch.Tensor, state: DecoderState) -> Iterator[DecoderState]:

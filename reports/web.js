@@ -114,7 +114,7 @@ async function caption(card, image) {
     attentions.set(card, { rows: side, columns: side, full, light });
     for (const word of card.querySelectorAll(".words span")) word.tabIndex = 0;
   }
-  status.textContent = `${text}. Drop or choose more images.`;
+  announcement.textContent = text;
 }
 
 const shown = (words) => words.filter(({ token }) => token !== EOS);

@@ -1,5 +1,6 @@
 """Exported models: the search around their graphs finds the captions that the model's own search finds."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from data.transforms import ImageTransform
 from models.choices import NEVER
 from models.decoders import DECODERS
 from models.encoder import EncoderCNN
-from models.exported import Graph, export_model
+from models.exported import Graph, export_model, write_program
 from models.model import CaptionModel
 from models.onnx_files import write_onnx
 from models.search import SearchOptions
@@ -56,10 +57,12 @@ def make_model(kind: str) -> CaptionModel:
     return CaptionModel(encoder, decoder).eval()
 
 
-def in_torch(graph: Graph) -> caption_onnx.Graph:
-    """The program as `caption_onnx` takes a graph: from named arrays to named arrays."""
+def in_torch(graph: Graph, path: Path) -> caption_onnx.Graph:
+    """The program, saved and loaded, as `caption_onnx` takes a graph: from named arrays to named arrays."""
+    write_program(graph, path)
+    assert str(ROOT).encode() not in path.read_bytes()
     # Tracing takes a single beam for another case, although the graph computes it.
-    module = graph.program.module(check_guards=False)
+    module = torch.export.load(path).module(check_guards=False)
 
     def compute(arrays):
         first, *state = (torch.from_numpy(arrays[name]) for name in graph.inputs)
@@ -92,9 +95,11 @@ def assert_same_captions(model: CaptionModel, encoder: caption_onnx.Graph, step:
 
 
 @pytest.mark.parametrize("kind", DECODERS)
-def test_every_decoder_is_exported_without_code_of_its_own(kind):
+def test_every_decoder_is_exported_without_code_of_its_own(kind, tmp_path):
     model = make_model(kind)
-    assert_same_captions(model, *map(in_torch, export_model(model, TRANSFORM)))
+    encoder, step = export_model(model, TRANSFORM)
+    graphs = in_torch(encoder, tmp_path / "encoder.pt2"), in_torch(step, tmp_path / "step.pt2")
+    assert_same_captions(model, *graphs)
 
 
 @pytest.mark.slow
@@ -133,6 +138,15 @@ def test_a_copied_file_captions_with_the_exported_folder_as_the_project_does(tra
     assert caption.words == [word.text for word in own.words]
     assert caption.probabilities == pytest.approx([word.probability for word in own.words], abs=1e-5)
     assert caption.attention == pytest.approx(own.attention, abs=1e-5)
+
+
+def test_programs_of_torch_are_written_with_the_settings_of_the_search(trained):
+    text = run(trained, "export", "--format", "torch", "search.beam=4", "search.exclude=[white]")
+    assert "step.pt2: " in text
+    settings = json.loads((trained / "outputs/torch/model.json").read_text("utf-8"))
+    assert settings["beam"] == 4
+    assert [settings["words"][token] for token in settings["excluded"]] == ["white"]
+    assert torch.export.load(trained / "outputs/torch/encoder.pt2").module()(torch.zeros(3, 32, 32, 3).byte())
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path):
