@@ -50,10 +50,16 @@ class Compute(Collectives):
         the device supports it, or else float16 on CUDA and float32 on other devices.
 
         Raises:
-            UserError: there is no such device, or it does not support the precision.
+            UserError: there is no such device, it does not support the precision, or all of several
+                processes would use it.
         """
-        chosen = choose_device(device)
-        return cls(chosen, choose_precision(precision, chosen), *group())
+        chosen, (rank, world_size) = choose_device(device), group()
+        if world_size > 1 and chosen.index is not None:
+            raise UserError(
+                f"run.device={device}: each of several processes has a device of its own; use auto or "
+                f"{chosen.type}"
+            )
+        return cls(chosen, choose_precision(precision, chosen), rank, world_size)
 
     @property
     def pins_memory(self) -> bool:

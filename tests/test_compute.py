@@ -177,6 +177,13 @@ def test_one_process_does_everything():
     assert CPU.sum(torch.tensor(3.0)) == 3
 
 
+def test_several_processes_do_not_share_one_device(monkeypatch):
+    monkeypatch.setattr("compute.group", lambda: (1, 2))
+    assert Compute.choose("cpu", "float32").world_size == 2
+    with pytest.raises(UserError, match=r"run\.device=cpu:0: each of several processes has"):
+        Compute.choose("cpu:0", "float32")
+
+
 def _process(rank: int, store: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)

@@ -155,14 +155,19 @@ def test_a_signal_to_one_of_two_stops_both_and_one_alone_goes_on(folder):
 
 
 def test_torchrun_starts_a_training_again_that_has_lost_a_process(folder):
-    """A training with dropout: its processes have random states of their own, which go on, too."""
-    arguments = ["--config", "cross_entropy.yaml", "run.folder=lost", *DROPOUT]
+    """A training with dropout: its processes have random states of their own, which go on, too.
+
+    The folder has an earlier run, which is set aside, and with which the training does not go on.
+    """
+    shutil.copytree(folder / "runs", folder / "lost")
+    arguments = ["--config", "cross_entropy.yaml", "--overwrite", "run.folder=lost", *DROPOUT]
     first, second = restarted(folder, Job(arguments, signal_at=(signal.SIGKILL, 7)))
     assert first[0].status in (2, 143)  # it may see the connection close, or be ended by torchrun
     assert first[1] is None
     assert [process.status for process in second] == [0, 0]
     for file in CHECKPOINTS:
         assert difference(folder / "whole/cross_entropy" / file, folder / "lost/cross_entropy" / file) == 0
+    assert [path.name for path in (folder / "lost/cross_entropy").glob("before-*")] == ["before-1"]
 
 
 def test_a_process_that_has_lost_another_ends_with_one_line(folder):
