@@ -50,8 +50,7 @@ def shard_paths(data: DataConfig, splits: Sequence[str]) -> list[Path]:
     """The shards of some splits, in the order of the configuration.
 
     Raises:
-        UserError: there are none of train in the whole data, a file is missing or twice there, or a name
-            does not tell its split.
+        UserError: a file is missing or named twice, or a name does not say its split.
     """
     paths = caption_paths(data)
     split_of = {path: shard_split(path) for path in paths}

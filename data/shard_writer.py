@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shlex
 from collections.abc import Iterable
 from itertools import chain, count
 from math import ceil
@@ -64,7 +65,8 @@ def write_shards(data: DataConfig, folder: Path, images_per_shard: int) -> None:
                         tar.write({"__key__": keys[name], **_files(data.images / name, record)})
                         progress.update()
     joined = patterns[0] if len(patterns) == 1 else f"{{{','.join(patterns)}}}"
-    print(f"wrote {folder}. To train on it:\n  python train.py 'data.captions={folder}/{joined}.tar'")
+    command = ["python", "train.py", f"data.captions={folder}/{joined}.tar"]
+    print(f"wrote {folder}. To train on it:\n  {shlex.join(command)}")
 
 
 def _files(path: Path, record: dict) -> dict[str, bytes]:
