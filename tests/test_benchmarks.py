@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks import report, scaling, search_options, start_up, stream
+from benchmarks import export, report, scaling, search_options, start_up, stream
 from benchmarks.__main__ import EVERY
 from benchmarks.measure import Alternative, Row, compare, seconds_in_turn
 from benchmarks.products import KINDS
@@ -280,3 +280,22 @@ def test_the_stream_of_shards_has_a_row_for_each_part_and_compares_the_numbers(m
         assert all(float(row[2]) > 0 and float(row[-1].replace(",", "")) > 0 for row in rows)
     for part, line in zip(stream.PARTS, lines[-5:], strict=True):
         assert line.startswith(f"{part}: memory ")
+
+
+@pytest.mark.slow
+def test_the_table_of_exported_models_compares_them_with_pytorch(trained, monkeypatch, capsys):
+    pytest.importorskip("onnxscript", reason="the packages of requirements-extra.txt are not installed")
+    monkeypatch.setattr(start_up, "cpu_seconds", in_this_process)
+    monkeypatch.setattr("sys.argv", ["export", str(trained / "runs/tiny/best.pth"), "--images", "3"])
+    monkeypatch.chdir(trained)
+    export.main()
+    lines = [line.strip("| ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    titles, *rows = ([cell.strip() for cell in line.split("|")] for line in lines)
+    assert titles == ["model", "size", "start-up", "images/s", "CIDEr", "same captions"]
+    assert [row[0] for row in rows] == ["PyTorch", "ONNX", "ONNX with --int8"]
+    for _, size, seconds, speed, cider, _ in rows:
+        assert float(size.split()[0]) > 0
+        assert seconds == "1.0 s"
+        assert float(speed) > 0
+        assert 0 <= float(cider) <= 10
+    assert [row[-1] for row in rows[:2]] == ["100.0%", "100.0%"]
