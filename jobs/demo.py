@@ -6,6 +6,7 @@ import argparse
 import html
 import ipaddress
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -58,8 +59,9 @@ def show_demo(args: argparse.Namespace) -> None:
     """Serve the page until the program is stopped.
 
     Raises:
-        UserError: gradio is missing, a model cannot be loaded, or the port is taken.
+        UserError: gradio is missing, a model cannot be loaded, or nothing can listen at this host and port.
     """
+    _require_free(args.host, args.port)
     # Before gradio is imported: it reports its use to its makers, unless it is told not to.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     try:
@@ -154,7 +156,7 @@ def make_page(captioners: Sequence[Captioner], names: Sequence[str]) -> Any:
 
 
 def launch(page: Any, host: str, port: int) -> None:
-    """Serve the page in a thread. Raises UserError if nothing can listen at this host and port."""
+    """Serve the page in a thread."""
     import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -164,29 +166,23 @@ def launch(page: Any, host: str, port: int) -> None:
         middleware.append(
             Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost", "127.0.0.1", "[::1]"])
         )
-    try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            mcp_server=False,
-            enable_monitoring=False,
-            run_history=False,
-            footer_links=[],
-            max_file_size=_LARGEST,
-            state_session_capacity=_MOST_SESSIONS,
-            theme=gr.themes.Default(primary_hue="blue", font="system-ui", font_mono="ui-monospace"),
-            css=_CSS,
-            app_kwargs={"middleware": middleware},
-        )
-    except OSError:
-        raise UserError(
-            f"nothing can listen on {host}, port {port}, where another program may be; pass another --port "
-            "or --host"
-        ) from None
+    page.launch(
+        server_name=f"[{host}]" if ":" in host else host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        run_history=False,
+        footer_links=[],
+        max_file_size=_LARGEST,
+        state_session_capacity=_MOST_SESSIONS,
+        theme=gr.themes.Default(primary_hue="blue", font="system-ui", font_mono="ui-monospace"),
+        css=_CSS,
+        app_kwargs={"middleware": middleware},
+    )
 
 
 class _OwnHostAlone:
@@ -233,6 +229,21 @@ def _remove(upload: Path) -> None:
         upload.parent.rmdir()
 
 
+def _require_free(host: str, port: int) -> None:
+    """Raise a UserError if nothing can listen there. Gradio says so only later, and in more lines."""
+    try:
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            if os.name == "posix":  # as servers do, so that a page that has just ended can be started again
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(place)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"nothing can listen on {host}, port {port} ({reason}); pass another --port or --host"
+        ) from None
+
+
 def _is_local(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -241,4 +252,6 @@ def _is_local(host: str) -> bool:
 
 
 def _in_url(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # every network, this computer included
+        return "localhost"
     return f"[{host}]" if ":" in host else host

@@ -178,6 +178,8 @@ def test_what_is_no_image_is_said_in_one_line(served, browser, tmp_path):
     until(lambda: not files_in(served.uploads))
 
 
-def test_the_port_of_another_program_is_refused(served, trained):
+def test_the_port_or_address_of_another_is_refused(served, trained):
     port = served.url.rpartition(":")[2]
     assert f"nothing can listen on 127.0.0.1, port {port}" in run(trained, "demo", "--port", port, status=2)
+    # An address for documentation (RFC 5737), which no computer has.
+    assert "nothing can listen on 192.0.2.1" in run(trained, "demo", "--host", "192.0.2.1", status=2)
