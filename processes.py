@@ -124,11 +124,16 @@ def connected(go_on: str) -> Iterator[None]:
 
     Raises:
         UserError: there are more processes on this machine than GPUs, another process has ended, or they
-            could not be connected again after a restart.
+            could not be connected again after a restart; or torchrun has not started this process.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} - os.environ.keys():
+        raise UserError(
+            f"WORLD_SIZE is set in the environment, but not {min(missing)}; start the processes with "
+            "torchrun, or unset WORLD_SIZE"
+        )
     if torch.cuda.is_available():
         local_rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local_rank >= num_gpus:

@@ -214,6 +214,15 @@ def test_torchrun_itself_trains(tmp_path):
         assert difference(tmp_path / "runs/tiny" / file, tmp_path / "runs/one" / file) < 1e-5
 
 
+def test_an_environment_that_is_not_torchruns_is_one_line(tmp_path, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    write_dataset(tmp_path / "data")
+    text = run(tmp_path, "train", "--config", configured(tmp_path, "tiny"), status=2)
+    assert "WORLD_SIZE is set in the environment, but not LOCAL_RANK" in text
+
+
 def test_restarts_on_several_machines_need_a_new_store_for_each_start(monkeypatch):
     store = torch.distributed.HashStore()
     for rank, expected in ((0, UserError), (1, SystemExit)):
