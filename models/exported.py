@@ -104,8 +104,7 @@ def export_model(model: CaptionModel, transform: ImageTransform) -> Graphs:
         step = _Step(model.decoder, state).eval()
         step_program = export(step, example, dynamic_shapes=dims, strict=True)
     for program in (encoder_program, step_program):
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # it has the paths of this machine
+        _clean(program)
     return Graphs(
         Graph(encoder_program, ["pixels"], [*image, *before]),
         Graph(
@@ -114,6 +113,15 @@ def export_model(model: CaptionModel, transform: ImageTransform) -> Graphs:
             ["log_probs", *after, *["alphas"] * model.decoder.attends],
         ),
     )
+
+
+def _clean(program: ExportedProgram) -> None:
+    """Remove the weights that the graph does not use, and the paths of this machine."""
+    used = {spec.target for spec in program.graph_signature.input_specs}
+    for name in program.state_dict.keys() - used:
+        del program.state_dict[name]
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
 
 
 def write_program(graph: Graph, path: Path) -> None:

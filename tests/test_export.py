@@ -146,6 +146,10 @@ def test_programs_of_torch_are_written_with_the_settings_of_the_search(trained):
     settings = json.loads((trained / "outputs/torch/model.json").read_text("utf-8"))
     assert settings["beam"] == 4
     assert [settings["words"][token] for token in settings["excluded"]] == ["white"]
+    names = b"encoder.backbone.conv1.weight", b"decoder.embedding.weight"
+    for file, found in (("encoder.pt2", [True, False]), ("step.pt2", [False, True])):
+        content = (trained / "outputs/torch" / file).read_bytes()
+        assert [name in content for name in names] == found  # the weights that it uses, and no others
     assert torch.export.load(trained / "outputs/torch/encoder.pt2").module()(torch.zeros(3, 32, 32, 3).byte())
 
 
