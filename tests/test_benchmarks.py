@@ -277,7 +277,7 @@ def test_the_stream_of_shards_has_a_row_for_each_part_and_compares_the_numbers(m
     for num_images in ("30", "50"):
         rows = [line.split() for line in lines if line.split()[:1] == [num_images]]
         assert [row[1] for row in rows] == list(stream.PARTS)
-        assert all(float(row[2]) > 0 and float(row[-1].replace(",", "")) > 0 for row in rows)
+        assert all(float(row[2].replace(",", "")) > 0 and float(row[-1].replace(",", "")) > 0 for row in rows)
     for part, line in zip(stream.PARTS, lines[-5:], strict=True):
         assert line.startswith(f"{part}: memory ")
 

@@ -2,7 +2,7 @@
 
 import multiprocessing
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import torch
 
 from data.captions import read_captions
 from data.dataset import Flickr8kDataset, collate, make_loader, ordered_batches, training_batches
+from data.features import FeatureGrids
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from tests.helpers import CPU
@@ -84,7 +85,7 @@ def test_captions_of_an_image_keep_their_order_wherever_they_are_in_the_table():
 def test_cached_features_are_read_without_workers(dataset, is_cached):
     data, _ = make(dataset)
     if is_cached:
-        data.features = SimpleNamespace(read=lambda views, pin_memory: torch.zeros(len(views), 1, 3))
+        data.features = Mock(FeatureGrids, read=lambda views, pin_memory: torch.zeros(len(views), 1, 3))
     batches = make_loader(data, ordered_batches(4, 2), 2, CPU)
     next(batches)
     assert len(multiprocessing.active_children()) == (0 if is_cached else 2)
