@@ -100,8 +100,13 @@ def _title(row: Row) -> str:
     return ", ".join(part for part in (row.subject, row.name, row.shape, row.precision) if part)
 
 
-def run_benchmarks(benchmarks: Sequence[Benchmark], arguments: Sequence[str] | None = None) -> list[Row]:
-    """The command line of all benchmarks: measure, print the table, write and compare; returns the rows."""
+def run_benchmarks(benchmarks: Sequence[Benchmark], arguments: Sequence[str] | None = None) -> None:
+    """The command line of all benchmarks: measure, print the table, write and compare."""
+    measured_rows(benchmarks, arguments)
+
+
+def measured_rows(benchmarks: Sequence[Benchmark], arguments: Sequence[str] | None = None) -> list[Row]:
+    """`run_benchmarks`, for more to be said about the rows."""
     parser = argparse.ArgumentParser(
         description="Measure the speed; prints a table. docs/speed.md explains it."
     )

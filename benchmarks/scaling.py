@@ -23,7 +23,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from benchmarks.loading import cached_set
 from benchmarks.measure import Row, divided, row, seconds_in_turn
-from benchmarks.report import run_benchmarks
+from benchmarks.report import measured_rows
 from benchmarks.training import training_step
 from benchmarks.workload import Settings, batch, config, decoder, name_of, trainer
 from compute import Compute
@@ -191,7 +191,7 @@ def main() -> None:
         settings.append(given)
         return benchmark(given)
 
-    rows = run_benchmarks([measured])
+    rows = measured_rows([measured])
     speedup = _GPU_SPEEDUP if settings[0].compute.is_cpu else 1
     print(f"\n{expected(rows, settings[0], speedup)}")
 

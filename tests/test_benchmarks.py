@@ -199,7 +199,8 @@ ROW = Row(
 
 
 def measured(capsys, *arguments: object, rows=(ROW,)) -> str:
-    report.run_benchmarks([lambda settings: list(rows)], ["--device", "cpu", *map(str, arguments)])
+    status = report.run_benchmarks([lambda settings: list(rows)], ["--device", "cpu", *map(str, arguments)])
+    assert status is None  # what a script returns is its exit status
     return capsys.readouterr().out
 
 
