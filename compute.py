@@ -85,6 +85,10 @@ class Compute(Collectives):
         """Turn an out-of-memory error of the device into a UserError that ends with `advice`."""
         return explain_memory(advice, self.device)
 
+    def free_gpu_memory(self) -> int:
+        """Bytes that are free on the NVIDIA GPU; 0 for any other device."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+
     def random_state(self) -> dict[str, torch.Tensor]:
         """The states of torch's random generators, by type of device."""
         state = {"cpu": torch.get_rng_state()}

@@ -3,6 +3,7 @@
 python -m pytest -m cuda
 """
 
+import os
 import warnings
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 
 from compute import Compute
 from data.dataset import Batch
+from data.features import FeatureStore
+from data.held_features import held_if_they_fit
+from data.images import ImageFolder
+from data.transforms import ImageTransform
 from models.decoders import DECODERS
 from models.model import build_model
-from tests.helpers import IMAGES, packed, small_decoder, teacher_forcing, tiny
+from tests.helpers import IMAGES, packed, small_decoder, teacher_forcing, tiny, write_dataset
 from tests.test_policy import TRAIN_SET
 from tests.test_recurrence import CAPTIONS, IMAGE_INDEX
 from training.objective import Part
@@ -74,3 +79,20 @@ def test_a_decoder_computes_on_a_gpu_what_it_computes_on_the_cpu(kind, training)
     torch.testing.assert_close(logits.cpu(), expected[0][at], rtol=1e-3, atol=1e-4)
     logits.sum().backward()  # in evaluation mode, too, where cuDNN's LSTM has no gradient
     assert all(p.grad.isfinite().all() for p in decoder.parameters())
+
+
+def test_features_that_lie_on_the_gpu_are_those_of_the_file(tmp_path):
+    write_dataset(tmp_path / "data")
+    store = FeatureStore(
+        tmp_path / "cache",
+        {"encoder": 1},
+        lambda pixels: (pixels / 255).mean(dim=(2, 3)).unsqueeze(1),
+        ImageFolder(tmp_path / "data" / "images"),
+        ImageTransform(8, (0.0,) * 3, (1.0,) * 3),
+    )
+    names = sorted(os.listdir(tmp_path / "data" / "images"))
+    grids = store.grids(dict.fromkeys(names, 1))
+    held = held_if_they_fit(grids, CUDA)
+    assert held.read([(names[1], 0)], pin_memory=True).is_cuda
+    views = [(name, 0) for name in reversed(names)]
+    assert torch.equal(held.read(views, pin_memory=True).cpu(), grids.read(views))

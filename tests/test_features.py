@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from data.feature_index import checksum
 from data.features import FeatureStore
+from data.held_features import HeldGrids, held_if_they_fit
 from data.images import ImageFolder
 from data.transforms import ImageTransform
 from utils import UserError
@@ -255,6 +257,27 @@ def test_a_batch_of_grids_is_one_array_in_the_order_asked_for(tmp_path, image_fo
     assert (batch.shape, batch.dtype) == ((5, 1, 3), torch.float16)
     assert torch.equal(batch, torch.stack([grids.grid(name, seed) for name, seed in views]))
     assert not torch.equal(batch[1], batch[3])
+
+
+@pytest.mark.parametrize("at_once", [2, 100])
+def test_grids_on_a_device_are_those_of_the_file(tmp_path, image_folder, monkeypatch, at_once):
+    monkeypatch.setattr("data.held_features.AT_ONCE", at_once)
+    Image.effect_noise((30, 30), 90).convert("RGB").save(image_folder / "1.png")
+    grids, _ = features(tmp_path, {**dict.fromkeys(NAMES, 1), "1.png": 3, "4.png": 2}, augment=["crop"])
+    held = HeldGrids(grids, torch.device("cpu"))
+    views = [(name, seed) for seed in (5, 0, 1, 2**48 - 1) for name in reversed(NAMES)]
+    expected = grids.read(views)
+    grids.path.unlink()
+    assert torch.equal(held.read(views), expected)
+    assert torch.equal(held.grid("1.png", 2), expected[[views.index(("1.png", 5))]][0])  # 5 is 2 of 3 views
+
+
+def test_grids_lie_on_a_gpu_if_they_take_half_of_its_free_memory_or_less(tmp_path, image_folder):
+    grids, _ = features(tmp_path, {**dict.fromkeys(NAMES, 1), "0.png": 3})
+    size = 8 * 3 * 2  # bytes of 8 grids of one cell
+    for free, is_held in ((0, False), (2 * size - 1, False), (2 * size, True)):
+        gpu = SimpleNamespace(device=torch.device("cpu"), free_gpu_memory=lambda free=free: free)
+        assert isinstance(held_if_they_fit(grids, gpu), HeldGrids) == is_held
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no reads at a position")

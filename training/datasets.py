@@ -10,6 +10,7 @@ import torch
 from captioning import Captioner
 from data.dataset import Flickr8kDataset
 from data.features import FeatureGrids, FeatureStore
+from data.held_features import held_if_they_fit
 from data.images import ImageFolder, Images
 from data.shard_dataset import ShardDataset
 from data.shard_features import ShardGrids
@@ -34,6 +35,8 @@ def make_datasets(
     features = None
     if config.caches_features and not sharded:
         features = compute_features(captioner, table, splits, training)
+        if training:
+            features = held_if_they_fit(features, captioner.compute)
     datasets: list[Flickr8kDataset] = []
     for split in splits:
         changes: dict[str, Any] = {}
