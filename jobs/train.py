@@ -1,6 +1,7 @@
 """The job of train.py: a new training, one that starts from another model, or a stopped one that goes on."""
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -69,7 +70,9 @@ def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption
             run = _phase(config, phase, checkpoint, table, compute)
             if resumption:
                 resumption.restore(run)
-            if (status := run.train()) or phase.number + 1 == len(configs):
+            with closing(run.checkpoints):
+                status = run.train()
+            if status or phase.number + 1 == len(configs):
                 return status
             phase, resumption = run.next_phase(), None
             checkpoint = load_checkpoint(config.run_folder / BEST)

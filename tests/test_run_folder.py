@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -156,3 +157,21 @@ def test_the_command_that_continues_a_run_can_be_pasted_into_a_shell(tmp_path):
     assert resume_command(tmp_path / "my run", "train.lr=1") == (
         f"python train.py --resume '{tmp_path}/my run' train.lr=1"
     )
+
+
+def test_nothing_is_written_any_more_when_a_training_has_ended_with_an_error(dataset, monkeypatch):
+    begun, written = [], []
+
+    def slowly_saved(path, checkpoint):
+        begun.append(path)
+        time.sleep(0.3)
+        written.append(path)
+
+    def failing(run):
+        raise UserError("an image is broken")
+
+    monkeypatch.setattr("training.checkpoints.save_checkpoint", slowly_saved)
+    monkeypatch.setattr("training.run.Run.train_epoch", failing)
+    config = write_config(dataset.parent)
+    run(dataset.parent, "train", "--config", config, status=2)
+    assert len(begun) == len(written) == 1

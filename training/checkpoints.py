@@ -31,6 +31,10 @@ class CheckpointWriter:
         if pending:
             pending.result()
 
+    def close(self) -> None:
+        """Let the thread end, however the training has ended: others may use the folder from then on."""
+        self.thread.shutdown()
+
 
 def _copied(content: Any) -> Any:
     """Nested dictionaries and lists with copies of all tensors in main memory."""
