@@ -60,6 +60,10 @@ class FeatureGrids:
         """The grid (L, C) of one image; see `read`."""
         return self.read([(name, seed)])[0]
 
+    def row(self, name: str, seed: int) -> int:
+        """The row of the view of an image that the seed selects."""
+        return self.rows[name][seed % len(self.rows[name])]
+
     def read(self, views: Sequence[tuple[str, int]], pin_memory: bool = False) -> torch.Tensor:
         """The grids (N, L, C) float16 of N images.
 
@@ -70,7 +74,7 @@ class FeatureGrids:
         Raises:
             UserError: a row is not as it was written; the store is set aside.
         """
-        rows = [self.rows[name][seed % len(self.rows[name])] for name, seed in views]
+        rows = [self.row(*view) for view in views]
         grids = torch.empty(len(rows), *self.shape, dtype=torch.float16, pin_memory=pin_memory)
         with explained(self.path.parent):
             if self.file is None:

@@ -1,7 +1,7 @@
 """Cached features that lie in the memory of a GPU, so that nothing is read or copied during training."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import count
 
 import torch
 
@@ -18,9 +18,10 @@ class HeldGrids(FeatureGrids):
 
     def __init__(self, grids: FeatureGrids, device: torch.device):
         """Reads all of them; raises UserError as `FeatureGrids.read`."""
-        super().__init__(grids.path, grids.shape, grids.rows, grids.checksums)
+        place = count()
+        rows = {name: [next(place) for _ in rows] for name, rows in grids.rows.items()}
+        super().__init__(grids.path, grids.shape, rows, grids.checksums)
         views = [(name, view) for name, rows in grids.rows.items() for view in range(len(rows))]
-        self.first = dict(zip(grids.rows, accumulate(map(len, grids.rows.values()), initial=0), strict=False))
         self.held = torch.empty(len(views), *grids.shape, dtype=torch.float16, device=device)
         with Progress(len(views), f"features to {device}", "images", keep=False) as progress:
             for at in range(0, len(views), AT_ONCE):
@@ -32,11 +33,10 @@ class HeldGrids(FeatureGrids):
         """The grids (N, L, C) float16 of N images, on the device.
 
         Args:
-            pin_memory: whether the places of the grids are copied to the device without waiting for it.
+            pin_memory: whether the numbers of the rows are copied to the device without waiting for it.
         """
-        places = [self.first[name] + seed % len(self.rows[name]) for name, seed in views]
-        index = torch.tensor(places, pin_memory=pin_memory).to(self.held.device, non_blocking=True)
-        return self.held.index_select(0, index)
+        rows = torch.tensor([self.row(*view) for view in views], pin_memory=pin_memory)
+        return self.held.index_select(0, rows.to(self.held.device, non_blocking=True))
 
 
 def held_if_they_fit(grids: FeatureGrids, compute: Compute) -> FeatureGrids:
