@@ -19,6 +19,7 @@ from torch import nn
 from config import DecoderConfig
 from data.packing import PackedCaptions
 from models.diagram import Diagram
+from models.dropout import Dropout
 from models.embedding import OneHotWords, WordEmbedding
 from models.state import DecoderState
 
@@ -38,7 +39,7 @@ class Decoder(nn.Module):
         super().__init__()
         one_hot = config.embeddings == "one_hot"
         self.embedding = OneHotWords(vocab_size) if one_hot else WordEmbedding(vocab_size, config.embed_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         # Whole words are dropped first, then single elements of the remaining vectors.
         self.input_dropout = nn.Sequential(nn.Dropout1d(config.word_dropout), self.dropout)
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence
 
 from data.packing import PackedCaptions
+from models.dropout import dropout
 
 _tanh_backward = torch.ops.aten.tanh_backward  # (gradient, tanh(x)) -> gradient for x
 sigmoid_backward = torch.ops.aten.sigmoid_backward  # (gradient, sigmoid(x)) -> gradient for x
@@ -44,7 +45,7 @@ class PackedLSTM(nn.LSTM):
         hiddens, memories = [], []
         for layer, weights in enumerate(self.all_weights):
             if layer:
-                inputs = nn.functional.dropout(inputs, self.dropout, self.training)
+                inputs = dropout(inputs, self.dropout, self.training)
             inputs, new = torch.lstm_cell(inputs, (hidden[:, layer], memory[:, layer]), *weights)
             hiddens.append(inputs)
             memories.append(new)
@@ -66,7 +67,7 @@ class PackedLSTM(nn.LSTM):
             return super().forward(PackedSequence(inputs, torch.tensor(captions.active)), first)[0].data
         for layer, (w_input, w_hidden, b_input, b_hidden) in enumerate(self.all_weights):
             if layer:
-                inputs = nn.functional.dropout(inputs, self.dropout, self.training)
+                inputs = dropout(inputs, self.dropout, self.training)
             gates = nn.functional.linear(inputs, w_input, b_input + b_hidden)
             inputs = LSTMRecurrence.apply(
                 gates, hidden[:, layer], memory[:, layer], w_hidden.to(gates.dtype), captions.active

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.attention import DotAttention
+from models.dropout import Dropout
 
 # (B, heads, D / heads), three times -> (B, D)
 WordAttention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,9 +30,9 @@ class DecoderLayer(nn.Module):
         self.cells = DotAttention(dim, dim, dim, heads)
         self.from_cells = nn.Linear(dim, dim)
         self.feedforward = nn.Sequential(
-            nn.Linear(dim, feedforward_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(feedforward_dim, dim)
+            nn.Linear(dim, feedforward_dim), nn.GELU(), Dropout(dropout), nn.Linear(feedforward_dim, dim)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, attend_to_words: WordAttention, attend_to_cells: CellAttention):
         """
