@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 _VALUES = 2**16  # of the random number that decides about an element
+_BLOCK = 2**18  # elements whose numbers are drawn at once, few enough to stay in the CPU's cache
 
 
 class Dropout(nn.Dropout):
@@ -22,6 +23,9 @@ def dropout(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     dropped = round(p * _VALUES)
     if not training or not dropped or dropped == _VALUES or x.device.type != "cpu":
         return nn.functional.dropout(x, p, training)
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = draws[: x.numel()].view(x.shape) >= dropped - _VALUES // 2
-    return x * kept.to(x.dtype).mul_(_VALUES / (_VALUES - dropped))
+    mask = torch.empty_like(x, memory_format=torch.contiguous_format)
+    draws = torch.empty(min(x.numel() + 3, _BLOCK) // 4, dtype=torch.int64)
+    for part in mask.view(-1).split(_BLOCK):
+        numbers = draws.random_(-(2**63), None).view(torch.int16)[: len(part)]
+        part.copy_(numbers >= dropped - _VALUES // 2).mul_(_VALUES / (_VALUES - dropped))
+    return x * mask
