@@ -22,6 +22,8 @@ from processes import Collectives, group
 from utils import UserError
 
 _CPU = torch.device("cpu")
+# Numbers that a CPU computes at once: few enough (1 MB in float32) that all steps find them in its cache.
+BLOCK = 2**18
 # In the messages of errors (lower case): allocations that failed, and sizes that no number of 64 bits holds.
 _SIGNS_OF_TOO_MUCH = (
     "out of memory",

@@ -12,11 +12,9 @@ import torch
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from compute import BLOCK
 from data.packing import PackedCaptions
 from models.lstm import LSTMCell, sigmoid_backward, state_dtype
-
-# Numbers in a block of rows on a CPU: small enough (1 MB in float32) that all steps find it in the cache.
-BLOCK = 2**18
 
 
 class AttentionRecurrence(Function):
