@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from models.depthwise import convolve
+
 
 class FoldedBatchNorms(fx.Interpreter):
     """Runs a traced backbone whose batch norms are in evaluation mode; same outputs and gradients.
@@ -40,4 +42,4 @@ class FoldedBatchNorms(fx.Interpreter):
         if convolution.bias is not None:
             bias = bias + convolution.bias * factor
         weight = convolution.weight * factor.view(-1, 1, 1, 1)
-        return convolution._conv_forward(self.env[self.folded[node]], weight, bias)
+        return convolve(convolution, self.env[self.folded[node]], weight, bias)
