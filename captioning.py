@@ -27,6 +27,7 @@ from data.vocab import Vocabulary
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.memory import require_search_memory
 from models.model import CaptionModel, caption, pack_model, unpack_model
+from models.neighbours import Neighbours
 from models.search import Captions, SearchOptions
 from utils import UserError
 
@@ -48,6 +49,7 @@ class Captioner:
     config: Config
     compute: Compute
     others: Sequence["Captioner"] = ()  # with the same vocabulary
+    neighbours: Neighbours | None = None  # for search.rerank=neighbours
 
     @classmethod
     def load(
@@ -90,7 +92,12 @@ class Captioner:
         model = unpack_model(checkpoint, config)
         with compute.explain_memory("use run.device=cpu, or a smaller model"):
             model = model.to(compute.device)
-        return cls(model, checkpoint.vocabulary, checkpoint.transform, config, compute)
+        neighbours = checkpoint.neighbours
+        if neighbours and len(neighbours.mean) != model.encoder.dim:
+            raise UserError(
+                f"{checkpoint.path}: its neighbours are not those of its encoder; train the model again"
+            )
+        return cls(model, checkpoint.vocabulary, checkpoint.transform, config, compute, neighbours=neighbours)
 
     def __post_init__(self) -> None:
         on_cpu = self.compute.device.type == "cpu" and self.compute.precision is torch.bfloat16
@@ -116,7 +123,9 @@ class Captioner:
 
     def checkpoint(self, model: CaptionModel | None = None) -> dict:
         """What `save_checkpoint` writes, with the weights of `model` if it is given."""
-        return pack_model(model or self.model, self.config, self.vocabulary.words, self.transform.as_dict())
+        return pack_model(
+            model or self.model, self.config, self.vocabulary.words, self.transform.as_dict(), self.neighbours
+        )
 
     def options(self, **search) -> SearchOptions:
         """The configuration's section `search` with changes, and `seed`, which is run.seed by default.
@@ -126,10 +135,16 @@ class Captioner:
 
         Raises:
             ValueError: a value is out of range.
-            UserError: the vocabulary does not have a word of search.include or search.exclude.
+            UserError: the vocabulary does not have a word of search.include or search.exclude, or
+                search.rerank=neighbours and no model has any.
         """
         seed = search.pop("seed", self.config.run.seed)
         config = SearchConfig(**{**self.config.search.model_dump(), **search})
+        if config.rerank == "neighbours" and not any(member.neighbours for member in self.members):
+            raise UserError(
+                "search.rerank=neighbours: the model has none, its training is not over or was without them; "
+                "use search.rerank=none, or python train.py --resume RUN search.rerank=neighbours"
+            )
         return SearchOptions.of(config, self.vocabulary, seed)
 
     def __call__(
@@ -218,17 +233,20 @@ class Captioner:
         advice = "lower search.beam, or caption fewer images at once"
         with self.compute.explain_memory(advice), torch.inference_mode(), self.compute.autocast():
             images = self.compute.to_device(*images)
-            captions = caption([member.model.eval() for member in self.members], images, options, indices)
+            models = [member.model.eval() for member in self.members]
+            grids = [model.grid(x) for model, x in zip(models, images, strict=True)]
+            captions = caption(models, grids, options, indices)
         if captions.scores.isnan().any():
             raise UserError(
                 "the model's outputs are not finite numbers; use run.precision=float32, or train it with a "
                 "lower train.lr"
             )
-        if options.rerank == "cider":
-            from metrics.consensus import by_consensus  # here, because the metrics take long to import
+        if options.rerank == "none":
+            return captions
+        from metrics.consensus import reranked  # here, because the metrics take long to import
 
-            return by_consensus(captions)
-        return captions
+        neighbours = [member.neighbours for member in self.members]
+        return reranked(captions, options.rerank, list(zip(neighbours, grids, strict=True)))
 
     def texts(self, captions: Captions) -> list[str]:
         """The best caption of each image."""

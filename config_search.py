@@ -35,8 +35,10 @@ class SearchConfig(Section):
     diversity: float = Field(
         0.5, ge=0, description="groups: nats that a word costs for each beam of other groups that chose it"
     )
-    rerank: Literal["none", "cider"] = Field(
-        "none", description="cider: of the beams or samples, the one most like the others (CIDEr-D)"
+    rerank: Literal["none", "cider", "neighbours"] = Field(
+        "none",
+        description="of the beams or samples, the one most like (CIDEr-D) the others: cider; "
+        "the captions of similar training images: neighbours",
     )
 
     @model_validator(mode="after")

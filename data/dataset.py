@@ -21,7 +21,7 @@ from data.shard_features import ShardGrids
 from data.strings import Strings
 from data.transforms import ImageTransform, augment
 from data.vocab import Vocabulary
-from utils import PAD, UserError
+from utils import PAD, SOS, UserError
 
 # One item of an epoch: the index of the image, and the seed of what is random (captions, augmentation, view).
 # The seed is part of the item and not drawn by a worker, so neither the number of workers nor a resume in
@@ -98,6 +98,14 @@ class Flickr8kDataset(Dataset):
         return torch.from_numpy(
             self.tokens[self.caption_start[c] : self.caption_start[c + 1]].astype(np.int64)
         )
+
+    def all_captions(self) -> tuple[np.ndarray, np.ndarray]:
+        """All captions without <sos>, padded (R, T) int64, and the image that each describes (R,)."""
+        lengths = np.diff(self.caption_start) - 1
+        captions = np.full((len(lengths), lengths.max()), PAD, np.int64)
+        captions[np.arange(captions.shape[1]) < lengths[:, None]] = self.tokens[self.tokens != SOS]
+        captions_per_image = np.diff(self.image_start)
+        return captions, np.repeat(np.arange(len(captions_per_image)), captions_per_image)
 
     def image(self, i: int, seed: int = 0) -> torch.Tensor:
         """Image (3, H, W), or its cached grid (L, C); `seed` determines the augmentation or the view."""

@@ -14,6 +14,7 @@ from config_reading import make_config
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from files import replacing
+from models.neighbours import Neighbours
 from models.tensors import UnreadableError, damage, read_tensors
 from utils import UserError
 
@@ -34,6 +35,7 @@ class Checkpoint:
     encoder_digest: str  # SHA-256 of the encoder's weights, see EncoderCNN.digest
     model: dict[str, torch.Tensor]  # the weights, all finite; the encoder may be missing, see `pack_model`
     training: dict[str, Any] | None  # the state of the run in checkpoints.pth, not checked; None in best.pth
+    neighbours: Neighbours | None = None  # see training/neighbours.py
 
 
 def _is_plain(config: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -87,6 +89,7 @@ class _Content(BaseModel):
     encoder_digest: str = Field(pattern="^[0-9a-f]{64}$")
     model: dict[str, torch.Tensor]
     training: dict[str, Any] | None = None
+    neighbours: dict[str, torch.Tensor] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: dict) -> None:
@@ -125,6 +128,14 @@ def load_checkpoint(path: Path | None) -> Checkpoint:
         _upgrade(content)
     if reason := damage(content.model):
         raise _not_a_checkpoint(path, f"model: {reason}")
+    neighbours = None
+    if content.neighbours is not None:
+        if reason := damage(content.neighbours):
+            raise _not_a_checkpoint(path, f"neighbours: {reason}")
+        try:
+            neighbours = Neighbours.from_dict(content.neighbours, len(vocabulary))
+        except ValueError as error:
+            raise _not_a_checkpoint(path, f"neighbours: {error}") from None
     return Checkpoint(
         path,
         make_config(content.config, source=str(path)),
@@ -133,6 +144,7 @@ def load_checkpoint(path: Path | None) -> Checkpoint:
         content.encoder_digest,
         content.model,
         content.training,
+        neighbours,
     )
 
 

@@ -13,6 +13,7 @@ from models.decoder import Decoder
 from models.decoders import DECODERS
 from models.encoder import EncoderCNN
 from models.ensemble import Ensemble
+from models.neighbours import Neighbours
 from models.search import Captions, SearchOptions, search
 from models.tensors import misfit
 from utils import UserError, look_up
@@ -90,7 +91,13 @@ def _build_decoder(config: Config, grid_dim: int, vocab_size: int) -> Decoder:
     return decoder
 
 
-def pack_model(model: CaptionModel, config: Config, words: list[str], transform: dict) -> dict:
+def pack_model(
+    model: CaptionModel,
+    config: Config,
+    words: list[str],
+    transform: dict,
+    neighbours: Neighbours | None = None,
+) -> dict:
     """Everything that captioning needs, as plain types and tensors.
 
     The encoder is left out if its weights are those that its library gives back by their name.
@@ -105,6 +112,7 @@ def pack_model(model: CaptionModel, config: Config, words: list[str], transform:
         "transform": transform,
         "encoder_digest": digest,
         "model": state,
+        **({"neighbours": neighbours.as_dict()} if neighbours else {}),
     }
 
 

@@ -1,6 +1,6 @@
-"""Packs a checkpoint for passing on: weights in half precision, and nothing of the training.
+"""Packs a checkpoint for passing on: weights in half precision, compressed, and nothing of the training.
 
-python -m models.pack runs/flickr8k/best.pth small.pth                     half the size
+python -m models.pack runs/flickr8k/best.pth small.pth                     less than half the size
 python -m models.pack runs/flickr8k/best.pth small.pth search.beam=3      with another default of the search
 
 Loading converts the weights back to float32.
@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from config_reading import make_config
-from files import readable_size
-from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from files import readable_size, replacing
+from models.checkpoint import Checkpoint, load_checkpoint, size_of
 from models.model import pack_model, unpack_model
-from models.tensors import is_finite
+from models.tensors import is_finite, write_compressed
 from utils import UserError
 
 
@@ -34,14 +34,16 @@ def main() -> None:
     args = parser.parse_args()
     if os.path.lexists(args.output):
         raise UserError(f"{args.output} exists; move it, or choose another name")
-    save_checkpoint(args.output, packed(load_checkpoint(args.checkpoint), args.overrides))
-    content = args.output.read_bytes()
-    print(one_line(f"{args.output}: {readable_size(len(content))}"))
-    print(f"SHA-256 {hashlib.sha256(content).hexdigest()}")
+    content = packed(load_checkpoint(args.checkpoint), args.overrides)
+    with replacing(args.output, size_of(content)) as temporary:
+        write_compressed(content, temporary)
+    data = args.output.read_bytes()
+    print(one_line(f"{args.output}: {readable_size(len(data))}"))
+    print(f"SHA-256 {hashlib.sha256(data).hexdigest()}")
 
 
 def packed(checkpoint: Checkpoint, overrides: list[str]) -> dict:
-    """What `save_checkpoint` writes: the checkpoint with its matrices rounded to half precision.
+    """The content of the file: the checkpoint with its matrices rounded to half precision.
 
     Vectors (biases, and the statistics of batch norms, whose range may be wider) stay as they are: they are a
     hundredth of the numbers. An encoder that the checkpoint does not contain is not in the result either.
@@ -55,7 +57,9 @@ def packed(checkpoint: Checkpoint, overrides: list[str]) -> dict:
     halves = _halves({name: state[name] for name in checkpoint.model}, checkpoint.path)
     for name, half in halves.items():
         state[name].copy_(half)  # the encoder's digest is that of the weights in the file
-    content = pack_model(model, config, checkpoint.vocabulary.words, checkpoint.transform.as_dict())
+    content = pack_model(
+        model, config, checkpoint.vocabulary.words, checkpoint.transform.as_dict(), checkpoint.neighbours
+    )
     return {**content, "model": {name: halves.get(name, value) for name, value in content["model"].items()}}
 
 

@@ -18,6 +18,7 @@ from data.transforms import ImageTransform
 from data.vocab import SPECIAL, Vocabulary
 from models.checkpoint import find_checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from models.model import build_model
+from models.tensors import write_compressed
 from tests.helpers import CPU, IMAGES, tiny
 from utils import UserError
 
@@ -225,16 +226,27 @@ def test_a_changed_number_is_noticed_by_its_checksum(tmp_path, file):
     refuse(tmp_path / "best.pth", "checksum of its part .* is wrong")
 
 
-def test_a_compressed_archive_is_not_unpacked(tmp_path, file):
-    """A small file could unpack to more than the memory."""
+def test_a_compressed_checkpoint_is_read_and_its_bytes_depend_on_its_content_alone(tmp_path, file, content):
+    for name in ("one.pth", "two.pth"):
+        write_compressed(content, tmp_path / name)
     (tmp_path / "good.pth").write_bytes(file)
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
+    assert (tmp_path / "one.pth").stat().st_size < 0.95 * len(file)
+    assert caption(tmp_path / "one.pth") == caption(tmp_path / "good.pth")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [(zipfile.ZIP_DEFLATED, "4 times its size"), (zipfile.ZIP_BZIP2, "compressed")]
+)
+def test_an_archive_of_a_small_file_with_much_in_it_is_not_unpacked(tmp_path, content, kind, message):
+    save_checkpoint(tmp_path / "zeros.pth", {**content, "training": {"zeros": torch.zeros(10**6)}})
     with (
-        zipfile.ZipFile(tmp_path / "good.pth") as good,
-        zipfile.ZipFile(tmp_path / "best.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+        zipfile.ZipFile(tmp_path / "zeros.pth") as good,
+        zipfile.ZipFile(tmp_path / "best.pth", "w", kind) as bomb,
     ):
         for entry in good.infolist():
             bomb.writestr(entry.filename, good.read(entry))
-    refuse(tmp_path / "best.pth", "compressed")
+    refuse(tmp_path / "best.pth", message)
 
 
 def values() -> st.SearchStrategy:

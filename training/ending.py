@@ -3,14 +3,16 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 
 from captioning import Captioner
 from config import Config
 from data.dataset import Flickr8kDataset
 from data.shard_paths import is_sharded
 from metrics.scores import Scorer
-from models.search import SearchOptions
+from models.checkpoint import save_checkpoint
 from training.folder import BEST, resume_command
+from training.neighbours import find_neighbours
 from training.validation import caption_split, score_captions
 from utils import UserError
 
@@ -41,33 +43,54 @@ def diverged(
     )
 
 
-def report_best(
-    current: Captioner,
-    val_set: Flickr8kDataset,
-    scorer: Scorer,
-    options: SearchOptions,
-    best_epoch: int,
-    seconds: float,
-) -> None:
-    """Print the scores of best.pth, and the next commands.
+def finish_best(current: Captioner, asked: Config, train_set: Flickr8kDataset) -> Captioner:
+    """The model in best.pth, to which its neighbours are added if search.rerank is to use them.
 
     Args:
         current: the model at the end of the training.
-        options: of the search for the captions that are scored.
-        best_epoch: the epoch of best.pth; 0 if there is none.
-        seconds: of training.
+        asked: the configuration with all phases, which is the one in checkpoints.
 
     Raises:
         UserError: best.pth cannot be loaded.
     """
-    config, folder = current.config, current.config.run_folder
-    captioner = Captioner.load(folder / BEST, compute=current.compute)
-    if val_set.features and captioner.model.encoder.digest() != current.model.encoder.digest():
-        val_set = copy(val_set)  # the encoder was trained after the best epoch, and is frozen now
-        val_set.features = None
-    scores = score_captions(caption_split(captioner, val_set, options), scorer, current.compute)
+    path, compute = asked.run_folder / BEST, current.compute
+    best = replace(Captioner.load(path, compute=compute), config=current.config)
+    if asked.search.rerank == "neighbours":
+        best = replace(best, neighbours=find_neighbours(best, seen_by(best, current, train_set)))
+        if compute.is_main:
+            save_checkpoint(path, {**best.checkpoint(), "config": asked.as_dict()})
+        compute.wait()
+    return best
+
+
+def seen_by(best: Captioner, current: Captioner, dataset: Flickr8kDataset) -> Flickr8kDataset:
+    """The dataset of `current` for `best`, without features if they are those of another encoder.
+
+    The encoder may have been trained after the best epoch, and be frozen now.
+    """
+    dataset = copy(dataset)
+    if best.model.encoder.digest() != current.model.encoder.digest():
+        dataset.features = None
+    return dataset
+
+
+def report_best(
+    best: Captioner, val_set: Flickr8kDataset, scorer: Scorer, best_epoch: int, seconds: float
+) -> None:
+    """Print the scores of best.pth, and the next commands.
+
+    Args:
+        val_set: as `best` sees it.
+        best_epoch: the epoch of best.pth; 0 if there is none.
+        seconds: of training.
+    """
+    config, folder = best.config, best.config.run_folder
+    # Scores of samples would differ between runs.
+    options = best.options(temperature=0.0, groups=1)
+    scores = score_captions(caption_split(best, val_set, options), scorer, best.compute)
     print(f"\n{folder / BEST} is epoch {best_epoch}; {seconds:.0f} s of training.")
-    print(f"Validation scores with beam {options.beam}:")
+    rerank = "" if options.rerank == "none" else f", reranked by {options.rerank}"
+    print(f"Validation scores with beam {options.beam}{rerank}:")
     print("  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
     print("\nNext:")
     inference = ["inference_visualize.py", config.data.images, "--limit", 20, "--checkpoint", folder / BEST]

@@ -17,7 +17,7 @@ from training.averages import Averages
 from training.objective import Objective, Prepared, count_of
 from training.randomness import random_numbers
 from training.rollout import Rollout, log_probabilities, rollout
-from utils import PAD, SOS, UserError
+from utils import PAD, UserError
 
 
 class PolicyAverages(Averages):
@@ -73,7 +73,7 @@ class PolicyObjective(Objective):
 
     def __init__(self, model: CaptionModel, config: Config, compute: Compute, train_set: Flickr8kDataset):
         super().__init__(model, config, compute, train_set)
-        captions, image_index = _all_captions(train_set)
+        captions, image_index = train_set.all_captions()
         vocab_size = model.decoder.embedding.num_embeddings
         self.rewards = Rewards(captions, image_index, vocab_size, config.rl.cider, config.rl.bleu)
 
@@ -129,12 +129,3 @@ class PolicyObjective(Objective):
         """Sampled captions (M, T + 1) on the host, M / N for each of N images, for teacher forcing."""
         image_index = torch.arange(num_images).repeat_interleave(len(captions) // num_images)
         return pack(captions, (captions != PAD).sum(dim=1), image_index, num_images).to(self.compute)
-
-
-def _all_captions(dataset: Flickr8kDataset) -> tuple[np.ndarray, np.ndarray]:
-    """All captions of a split without <sos>, padded (R, T), and the image that each describes (R,)."""
-    lengths = np.diff(dataset.caption_start) - 1
-    captions = np.zeros((len(lengths), lengths.max()), np.int64)
-    captions[np.arange(captions.shape[1]) < lengths[:, None]] = dataset.tokens[dataset.tokens != SOS]
-    captions_per_image = np.diff(dataset.image_start)
-    return captions, np.repeat(np.arange(len(captions_per_image)), captions_per_image)

@@ -39,6 +39,11 @@ def check(config: Config) -> None:
     find_monitor(config.train.monitor)
     if config.run.tensorboard:
         require_tensorboard()
+    if config.search.rerank == "neighbours" and is_sharded(config.data):
+        raise UserError(
+            "search.rerank=neighbours needs the captions of all training images at once, but those in shards "
+            "are read when they are needed; train with data.captions=FILE, or use search.rerank=none"
+        )
 
 
 def with_model_of(config: Config, path: Path) -> tuple[Config, Checkpoint]:
@@ -72,7 +77,8 @@ def make_captioner(
 ) -> Captioner:
     """The model of `checkpoint`, or a new one for the training captions in `table`; prints its main facts."""
     if checkpoint:
-        captioner = Captioner.from_checkpoint(checkpoint, config, compute)
+        # The neighbours are those of the encoder as it was.
+        captioner = Captioner.from_checkpoint(replace(checkpoint, neighbours=None), config, compute)
     else:
         captioner = _new_captioner(config, table, compute)
     sizes = tuple(table.loc[table["split"] == split, "image"].nunique() for split in ("train", "val"))

@@ -22,7 +22,7 @@ def validation_loss(captioner: Captioner, dataset: Flickr8kDataset) -> dict[str,
     compute = captioner.compute
     captioner.model.eval()
     averages = TokenAverages(compute)
-    for _, [batch] in _batches(captioner, [dataset], "validation loss"):
+    for _, [batch] in shared_batches(captioner, [dataset], "validation loss"):
         [images], captions = compute.to_device(batch.images), batch.packed().to(compute)
         with compute.autocast():
             logits, _ = captioner.model(images, captions)
@@ -38,7 +38,7 @@ def caption_split(
     `others`: the same split as the other members of an ensemble see it.
     """
     own: dict[int, str] = {}
-    for indices, batches in _batches(captioner, [dataset, *others], f"captions (beam {options.beam})"):
+    for indices, batches in shared_batches(captioner, [dataset, *others], f"captions (beam {options.beam})"):
         found = captioner.search([batch.images for batch in batches], options, indices)
         own |= zip(indices, captioner.texts(found), strict=True)
     texts = {index: text for part in captioner.compute.gather(own) for index, text in part.items()}
@@ -56,7 +56,7 @@ def score_captions(captions: Mapping[str, str], scorer: Scorer, compute: Compute
     return {metric.name: scores[metric.name] for metric in VALIDATION_METRICS}
 
 
-def _batches(
+def shared_batches(
     captioner: Captioner, datasets: Sequence[Flickr8kDataset], title: str
 ) -> Iterator[tuple[list[int], tuple[Batch, ...]]]:
     """The images of a split, or this process's share of them, with a progress bar.
