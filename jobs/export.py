@@ -60,6 +60,13 @@ def _settings(captioner: Captioner) -> dict:
     Raises UserError for what only the search of this project can do.
     """
     search = captioner.config.search
+    if search.rerank == "neighbours":  # which needs wide beams
+        beam = SearchConfig.model_fields["beam"].default
+        print(
+            f"search.rerank=neighbours is left out, and the default is search.beam={beam}; for another one, "
+            "add search.rerank=none search.beam=K"
+        )
+        search = search.model_copy(update={"rerank": "none", "beam": beam})
     for key, field in SearchConfig.model_fields.items():
         value = getattr(search, key)
         # Some keys change nothing unless another one, which is refused, is set.

@@ -163,6 +163,7 @@ def test_a_folder_without_a_model_is_one_line(tmp_path):
 def test_what_is_missing_or_cannot_be_exported_is_one_line(trained, monkeypatch):
     text = run(trained, "export", "search.groups=2", status=2)
     assert "search.groups=2: exported models search without it; add search.groups=1" in text
+    assert "search.rerank=cider: exported" in run(trained, "export", "search.rerank=cider", status=2)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     text = run(trained, "export", status=2)
     assert "--format onnx needs the package onnxscript: pip install -r requirements-extra.txt" in text

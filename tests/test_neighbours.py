@@ -1,5 +1,6 @@
 """Similar training images: how they are found, what checkpoints keep of them, and what captions gain."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,6 +212,12 @@ def test_neighbours_of_another_encoder_are_refused(trained, tmp_path):
     save_checkpoint(tmp_path / "best.pth", content)
     with pytest.raises(UserError, match="not those of its encoder"):
         Captioner.load(tmp_path / "best.pth", compute=CPU)
+
+
+def test_a_model_is_exported_without_them_and_a_line_says_so(trained, tmp_path):
+    text = run(tmp_path, "export", "--format", "torch", "--checkpoint", best(trained))
+    assert "search.rerank=neighbours is left out, and the default is search.beam=5" in text
+    assert json.loads((tmp_path / "outputs/torch/model.json").read_text("utf-8"))["beam"] == 5
 
 
 def test_shards_have_no_captions_of_all_images_at_once(tmp_path):
