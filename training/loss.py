@@ -7,6 +7,7 @@ import torch
 from data.packing import PackedCaptions
 from training.averages import Averages
 from training.objective import Loss, count_of
+from training.token_loss import TokenLoss
 
 
 def caption_loss(
@@ -29,19 +30,15 @@ def caption_loss(
             here both are means. A sum added to a mean would force attention to be uniform.
         totals: of `caption_totals`, for all captions that the means are over; None: these captions.
     """
-    log_probs = logits.float().log_softmax(dim=1)
-    target = log_probs.gather(1, captions.targets.unsqueeze(1))
-    nll, tokens = -target.sum(), count_of(len(captions), logits)
-    smoothed = (1 - label_smoothing) * nll - label_smoothing * log_probs.mean(dim=1).sum()
+    smoothed, nll, top5 = TokenLoss.apply(logits, captions.targets, label_smoothing)
+    tokens = count_of(len(captions), logits)
     totals = totals or caption_totals(captions)
     loss = smoothed / totals["tokens"]
     if alphas is not None and attention_weight:
         sums = alphas.new_zeros(captions.num_captions, alphas.shape[1])  # (M, L), over the steps
         deviation = (1 - sums.index_add(0, captions.captions, alphas)).square()
         loss = loss + attention_weight * deviation.mean(dim=1).sum() / totals["captions"]
-    with torch.no_grad():
-        top5 = ((log_probs > target).sum(dim=1) < 5).sum()
-    return Loss(loss, {"nll": nll.detach(), "top5": top5, "tokens": tokens})
+    return Loss(loss, {"nll": nll, "top5": top5, "tokens": tokens})
 
 
 def caption_totals(captions: PackedCaptions) -> dict[str, torch.Tensor]:
