@@ -2,10 +2,10 @@
 
 from startup import run_script
 
-from benchmarks import extraction, loading, reward, scaling, scoring, search, start_up, training
+from benchmarks import encoder, extraction, loading, reward, scaling, scoring, search, start_up, training
 from benchmarks.report import run_benchmarks
 
-EVERY = (start_up, extraction, loading, training, search, reward, scoring, scaling)
+EVERY = (start_up, extraction, encoder, loading, training, search, reward, scoring, scaling)
 
 if __name__ == "__main__":
     run_script(lambda: run_benchmarks([module.benchmark for module in EVERY]))

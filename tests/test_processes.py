@@ -16,6 +16,7 @@ import yaml
 import processes
 from compute import Compute
 from files import locked
+from models.checkpoint import load_checkpoint
 from tests.helpers import write_dataset
 from tests.launched import Job, both, restarted
 from tests.run_helpers import stopped_run
@@ -46,7 +47,10 @@ def configured(folder: Path, name: str, **sections) -> Path:
 
 def in_phases(folder: Path) -> str:
     """A configuration in phases, in one of which the encoder is trained; returns its name."""
-    path = folder / configured(folder, "phases", encoder={"weights": "resnet18.pth"}, train={"lr": 0.001})
+    path = folder / configured(
+        folder, "phases", encoder={"weights": "resnet18.pth"}, train={"lr": 0.001},
+        search={"rerank": "neighbours"},
+    )  # fmt: skip
     values = yaml.safe_load(path.read_text())
     del values["train"]["epochs"]
     path.write_text(yaml.safe_dump({**values, "phases": PHASES}, sort_keys=False))
@@ -120,6 +124,15 @@ def test_two_processes_reach_the_weights_of_one(folder, name):
         assert difference(folder / "runs" / name / file, folder / "two" / name / file) < 1e-5
     logs = [(folder / runs / name / "loss_log.txt").read_text().splitlines() for runs in ("runs", "two")]
     assert len(logs[0]) == len(logs[1])
+
+
+def test_two_processes_find_the_neighbours_of_one(folder):
+    one, two = (load_checkpoint(folder / runs / "phases/best.pth").neighbours for runs in ("runs", "two"))
+    torch.testing.assert_close(one.mean, two.mean, atol=1e-5, rtol=0)
+    # The sign of a principal component is arbitrary, the angle between two images is not.
+    cosines = [found.directions @ found.directions.T for found in (one, two)]
+    torch.testing.assert_close(*cosines, atol=5e-3, rtol=0)
+    assert all(torch.equal(getattr(one, key), getattr(two, key)) for key in ("tokens", "lengths", "counts"))
 
 
 def test_two_processes_compute_the_features_of_one(folder):
