@@ -21,8 +21,9 @@ _SIGMA = 6.0  # words, the width of CIDEr-D's length penalty
 class _NGrams:
     """The distinct n-grams of each of B sentences, P in all."""
 
+    keys: np.ndarray  # (D,) int64, the packed word indices, ascending; a shorter n-gram has zeros in front
     row: np.ndarray  # (P,) index of the sentence
-    key: np.ndarray  # (P,) int64, the packed word indices; a shorter n-gram has zeros in front
+    key: np.ndarray  # (P,) index of the n-gram in `keys`
     order: np.ndarray  # (P,) n - 1
     count: np.ndarray  # (P,) how often the n-gram occurs in the sentence
 
@@ -38,9 +39,9 @@ def count_ngrams(tokens: np.ndarray) -> _NGrams:
         keys.append(key[row, at])
     distinct, key = np.unique(np.concatenate(keys), return_inverse=True)
     pair, count = np.unique(np.concatenate(rows) * len(distinct) + key, return_counts=True)
-    key = distinct[pair % len(distinct)]
-    order = sum((key >> _BITS * n != 0).astype(np.int64) for n in range(1, _ORDERS))
-    return _NGrams(pair // len(distinct), key, order, count)
+    row, key = np.divmod(pair, len(distinct))
+    order = sum((distinct >> _BITS * n != 0).astype(np.int64) for n in range(1, _ORDERS))
+    return _NGrams(distinct, row, key, order[key], count)
 
 
 class Rewards:
@@ -79,7 +80,7 @@ class Rewards:
         slot = np.arange(len(image_index)) - np.repeat(np.cumsum(per_image) - per_image, per_image)
 
         grams = count_ngrams(captions)
-        self.keys, gram = np.unique(grams.key, return_inverse=True)
+        self.keys, gram = grams.keys, grams.key
         # One entry for each image and n-gram of its references, with its count in each of them.
         self.entries, entry = np.unique(image_index[grams.row] * len(self.keys) + gram, return_inverse=True)
         self.counts = np.zeros((len(self.entries), width), np.min_scalar_type(grams.count.max()))
@@ -115,7 +116,7 @@ class Rewards:
 
     def look_up(self, grams: _NGrams, image_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each n-gram's idf (P,), and how often it occurs in each reference of its image (P, J)."""
-        gram, known = _find(grams.key, self.keys)
+        gram, known = (found[grams.key] for found in _find(grams.keys, self.keys))
         # A document frequency of 0 counts as 1, as in pycocoevalcap.
         idf = np.where(known, self.idf[gram], self.log_images)
         entry, found = _find(image_index[grams.row] * len(self.keys) + gram, self.entries)
