@@ -137,7 +137,8 @@ def make_page(captioners: Sequence[Captioner], names: Sequence[str]) -> Any:
                         gr.HTML(f'<p class="model">{html.escape(name)}</p>')
                         columns.append(gr.HTML(_EMPTY, elem_id=f"caption-{number}"))
             with gr.Column(elem_id="search"):
-                beam = gr.Slider(1, 10, search.beam, step=1, label="Beam", info="1 is greedy")
+                most = max(10, search.beam)
+                beam = gr.Slider(1, most, search.beam, step=1, label="Beam", info="1 is greedy")
                 length = gr.Slider(1, 40, search.max_length, step=1, label="Longest caption", info="in words")
                 temperature = gr.Slider(
                     0, 2, search.temperature, step=0.05, label="Temperature",

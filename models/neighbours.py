@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 # Numbers that describe an image: with more than a tenth of MobileNetV2's 1,280, the images found are as good.
 _DIMS = 128
+# In the tables that captions are compared with: ten times as many as COCO needs, and far less than the memory.
+_MOST_NUMBERS = 2**29
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,9 @@ class Neighbours:
             raise ValueError("its captions do not fit its images")
         if found.lengths.min() < 1 or found.lengths.long().sum() != len(found.tokens):
             raise ValueError("its tokens do not fit its captions")
+        padded = len(found.lengths) * int(found.lengths.max())
+        if max(padded, len(found.tokens) * int(found.counts.max())) > _MOST_NUMBERS:
+            raise ValueError("its captions are too long, or too many for one image")
         if found.tokens.min() < 1 or found.tokens.max() >= vocab_size:
             raise ValueError("it has tokens that are not in the vocabulary")
         return found

@@ -97,6 +97,20 @@ def test_tensors_that_are_no_neighbours_are_refused(name, value, message):
         Neighbours.from_dict(tensors, 10)
 
 
+@pytest.mark.parametrize("counts", [[1, 1, 2 * 10**4], [2 * 10**4, 1, 1]])
+def test_a_few_numbers_cannot_ask_for_tables_larger_than_the_memory(counts):
+    count = sum(counts)
+    long = torch.ones(count, dtype=torch.int32)
+    long[0] = 10**5
+    tensors = THREE.as_dict() | {
+        "counts": torch.tensor(counts, dtype=torch.int32),
+        "lengths": long,
+        "tokens": torch.full((count - 1 + 10**5,), EOS, dtype=torch.int32),
+    }
+    with pytest.raises(ValueError, match="too long, or too many"):
+        Neighbours.from_dict(tensors, 10)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A folder with data, and a finished run whose model has neighbours."""
