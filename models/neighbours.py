@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 # Numbers that describe an image: with more than a tenth of MobileNetV2's 1,280, the images found are as good.
 _DIMS = 128
-# In the tables that captions are compared with: ten times as many as COCO needs, and far less than the memory.
-_MOST_NUMBERS = 2**29
+# In the tables that captions are compared with: more than twice as many as COCO needs; 1 GB.
+_MOST_NUMBERS = 2**27
 
 
 @dataclass(frozen=True, eq=False)
