@@ -17,11 +17,6 @@ from utils import CONTROL, UserError
 # Exit statuses. Those of signals are what a shell reports: 128 + the number of the signal.
 _USAGE, _BUG, _INTERRUPTED, _TERMINATED = 2, 70, 128 + signal.SIGINT, 128 + signal.SIGTERM
 _LONGEST = 1000  # characters of a message
-# How often a thread of torch looks whether the others are done before it sleeps; libgomp (Linux) reads it
-# when torch is imported. Its default is 300,000, and this number if it knows of more threads than cores. But
-# it does not know of other programs: beside a busy one, threads that spin keep the one that they wait for
-# from running, and a training on two cores falls to a third of its speed, with this number to half of it.
-_SPINS = "1000"
 
 
 class Terminated(BaseException):
@@ -116,8 +111,6 @@ def _runs_a_script() -> bool:
     return program is not None and os.path.dirname(os.path.abspath(program)) == os.path.dirname(__file__)
 
 
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = _SPINS
 if _runs_a_script():
     signal.signal(signal.SIGINT, _stop_importing)
     signal.signal(signal.SIGTERM, _stop_importing)

@@ -126,17 +126,3 @@ def test_a_signal_during_the_imports_ends_without_a_traceback(number, status):
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (status, "", "stopped\n")
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
-)
-def test_threads_that_wait_leave_their_core_to_other_programs_unless_the_user_decides(given, expected):
-    code = "import startup, os; print(os.environ.get('GOMP_SPINCOUNT'))"
-    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    environment = {key: value for key, value in os.environ.items() if key not in names} | given
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == expected
