@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from compute import Compute
 from data.features import FeatureGrids
 from data.loading import load, read_ahead, read_listed_image
-from data.packing import PackedCaptions, pack
+from data.packing import PackedCaptions, pack, padded
 from data.shard_features import ShardGrids
 from data.strings import Strings
 from data.transforms import ImageTransform, augment
@@ -101,9 +101,7 @@ class Flickr8kDataset(Dataset):
 
     def all_captions(self) -> tuple[np.ndarray, np.ndarray]:
         """All captions without <sos>, padded (R, T) int64, and the image that each describes (R,)."""
-        lengths = np.diff(self.caption_start) - 1
-        captions = np.full((len(lengths), lengths.max()), PAD, np.int64)
-        captions[np.arange(captions.shape[1]) < lengths[:, None]] = self.tokens[self.tokens != SOS]
+        captions = padded(self.tokens[self.tokens != SOS], np.diff(self.caption_start) - 1)
         captions_per_image = np.diff(self.image_start)
         return captions, np.repeat(np.arange(len(captions_per_image)), captions_per_image)
 

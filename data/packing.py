@@ -5,9 +5,11 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from compute import Compute
+from utils import PAD
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,10 @@ def pack(
         largest,
         of_image.amax(dim=1).tolist(),
     )
+
+
+def padded(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """R captions of these lengths, one after the other in `tokens` -> (R, T) int64, padded with <pad>."""
+    captions = np.full((len(lengths), lengths.max()), PAD, np.int64)
+    captions[np.arange(captions.shape[1]) < lengths[:, None]] = tokens
+    return captions

@@ -22,6 +22,15 @@ def is_sharded(data: DataConfig) -> bool:
     return found == {True}
 
 
+def require_all_captions(data: DataConfig, setting: str, otherwise: str = "") -> None:
+    """Raise a UserError, which ends with `otherwise`, for a setting that shards cannot serve."""
+    if is_sharded(data):
+        raise UserError(
+            f"{setting} needs the captions of all training images at once, but those in shards are read when "
+            f"they are needed; train with data.captions=FILE{otherwise}"
+        )
+
+
 def caption_paths(data: DataConfig) -> list[Path]:
     """The files of data.captions. In those of shards, a-{000..002}.tar stands for three files.
 

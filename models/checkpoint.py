@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -92,10 +93,10 @@ class _Content(BaseModel):
     neighbours: dict[str, torch.Tensor] | None = None
 
 
-def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Write a dictionary of plain types and tensors, atomically."""
+def save_checkpoint(path: Path, checkpoint: dict, write: Callable[[dict, Path], None] | None = None) -> None:
+    """Write a dictionary of plain types and tensors, atomically, with `write` instead of torch.save."""
     with replacing(path, size_of(checkpoint)) as temporary:
-        torch.save(checkpoint, temporary)
+        (write or torch.save)(checkpoint, temporary)
 
 
 def size_of(content: object) -> int:

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data.packing import padded
+from utils import PAD
+
 # Numbers that describe an image: with more than a tenth of MobileNetV2's 1,280, the images found are as good.
 _DIMS = 128
 # In the tables that captions are compared with: more than twice as many as COCO needs; 1 GB.
@@ -41,7 +44,7 @@ class Neighbours:
         centred = cells - mean
         _, directions = torch.linalg.eigh(centred.T @ centred)  # by ascending variance
         components = directions[:, -_DIMS:].half()
-        exists = captions > 0  # <pad> is 0
+        exists = captions != PAD
         return cls(
             mean,
             components,
@@ -102,7 +105,5 @@ class Neighbours:
 
     def captions(self) -> tuple[np.ndarray, np.ndarray]:
         """All captions (R, T) int64, padded with <pad>, and the image of each (R,)."""
-        lengths = self.lengths.numpy()
-        captions = np.zeros((len(lengths), lengths.max()), np.int64)
-        captions[np.arange(captions.shape[1]) < lengths[:, None]] = self.tokens.numpy()
+        captions = padded(self.tokens.numpy(), self.lengths.numpy())
         return captions, np.arange(len(self.counts)).repeat(self.counts.numpy())

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from config_reading import make_config
-from files import readable_size, replacing
-from models.checkpoint import Checkpoint, load_checkpoint, size_of
+from files import readable_size
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.model import pack_model, unpack_model
 from models.tensors import is_finite, write_compressed
 from utils import UserError
@@ -34,12 +34,10 @@ def main() -> None:
     args = parser.parse_args()
     if os.path.lexists(args.output):
         raise UserError(f"{args.output} exists; move it, or choose another name")
-    content = packed(load_checkpoint(args.checkpoint), args.overrides)
-    with replacing(args.output, size_of(content)) as temporary:
-        write_compressed(content, temporary)
-    data = args.output.read_bytes()
-    print(one_line(f"{args.output}: {readable_size(len(data))}"))
-    print(f"SHA-256 {hashlib.sha256(data).hexdigest()}")
+    save_checkpoint(args.output, packed(load_checkpoint(args.checkpoint), args.overrides), write_compressed)
+    content = args.output.read_bytes()
+    print(one_line(f"{args.output}: {readable_size(len(content))}"))
+    print(f"SHA-256 {hashlib.sha256(content).hexdigest()}")
 
 
 def packed(checkpoint: Checkpoint, overrides: list[str]) -> dict:

@@ -43,35 +43,44 @@ def diverged(
     )
 
 
-def finish_best(current: Captioner, asked: Config, train_set: Flickr8kDataset) -> Captioner:
-    """The model in best.pth, to which its neighbours are added if search.rerank is to use them.
+def finish_best(
+    current: Captioner, asked: Config, train_set: Flickr8kDataset, val_set: Flickr8kDataset
+) -> tuple[Captioner, Flickr8kDataset]:
+    """Add its neighbours to the model in best.pth if search.rerank is to use them.
 
     Args:
         current: the model at the end of the training.
         asked: the configuration with all phases, which is the one in checkpoints.
+
+    Returns:
+        The model, and the validation split as it sees it.
 
     Raises:
         UserError: best.pth cannot be loaded.
     """
     path, compute = asked.run_folder / BEST, current.compute
     best = replace(Captioner.load(path, compute=compute), config=current.config)
+    train_set, val_set = _seen_by(best, current, train_set, val_set)
     if asked.search.rerank == "neighbours":
-        best = replace(best, neighbours=find_neighbours(best, seen_by(best, current, train_set)))
+        best = replace(best, neighbours=find_neighbours(best, train_set))
         if compute.is_main:
             save_checkpoint(path, {**best.checkpoint(), "config": asked.as_dict()})
         compute.wait()
-    return best
+    return best, val_set
 
 
-def seen_by(best: Captioner, current: Captioner, dataset: Flickr8kDataset) -> Flickr8kDataset:
-    """The dataset of `current` for `best`, without features if they are those of another encoder.
+def _seen_by(best: Captioner, current: Captioner, *datasets: Flickr8kDataset) -> Sequence[Flickr8kDataset]:
+    """The datasets of `current` for `best`, without features if they are those of another encoder.
 
     The encoder may have been trained after the best epoch, and be frozen now.
     """
-    dataset = copy(dataset)
-    if best.model.encoder.digest() != current.model.encoder.digest():
+    has_features = any(dataset.features is not None for dataset in datasets)
+    if not has_features or best.model.encoder.digest() == current.model.encoder.digest():
+        return datasets
+    copies = [copy(dataset) for dataset in datasets]
+    for dataset in copies:
         dataset.features = None
-    return dataset
+    return copies
 
 
 def report_best(

@@ -10,7 +10,7 @@ from compute import Compute
 from config import Config
 from data.dataset import Batch, Flickr8kDataset
 from data.packing import PackedCaptions, pack
-from data.shard_paths import is_sharded
+from data.shard_paths import require_all_captions
 from metrics.rewards import Rewards
 from models.model import CaptionModel
 from training.averages import Averages
@@ -84,11 +84,7 @@ class PolicyObjective(Objective):
                 f"train.objective={config.train.objective} starts from a trained model; set train.init_from "
                 "to the best.pth of a run with train.objective=cross_entropy"
             )
-        if is_sharded(config.data):
-            raise UserError(
-                f"train.objective={config.train.objective} needs the captions of all training images "
-                "at once, but those in shards are read when they are needed; train with data.captions=FILE"
-            )
+        require_all_captions(config.data, f"train.objective={config.train.objective}")
         if not config.rl.cider and not config.rl.bleu:
             raise UserError("rl.cider and rl.bleu are both 0: there is nothing to reward; set one above 0")
 

@@ -17,7 +17,7 @@ from metrics.measures import MEASURES
 from models.search import SearchOptions
 from progress import Progress
 from training.checkpoints import CheckpointWriter, state_of
-from training.ending import RATES, diverged, finish_best, report_best, seen_by
+from training.ending import RATES, diverged, finish_best, report_best
 from training.folder import BEST, CHECKPOINT, checkpoint_space, resume_command
 from training.interruption import Interruption
 from training.objectives import OBJECTIVES
@@ -272,6 +272,5 @@ class Run:
         """Print the scores of the best epoch; raises UserError if there is none."""
         self.selection.require_best(self.folder)
         self.finish_writing()
-        best = finish_best(self.captioner, self.asked, self.train_set)
-        val_set = seen_by(best, self.captioner, self.val_set)
+        best, val_set = finish_best(self.captioner, self.asked, self.train_set, self.val_set)
         report_best(best, val_set, self.scorer, self.selection.best_epoch, self.record.seconds())

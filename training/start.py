@@ -10,7 +10,7 @@ from captioning import Captioner
 from compute import Compute
 from config import Config
 from config_reading import make_config
-from data.shard_paths import is_sharded
+from data.shard_paths import is_sharded, require_all_captions
 from data.shard_set import open_shards
 from data.transforms import transform_for
 from data.vocab import find_vocabulary
@@ -39,11 +39,8 @@ def check(config: Config) -> None:
     find_monitor(config.train.monitor)
     if config.run.tensorboard:
         require_tensorboard()
-    if config.search.rerank == "neighbours" and is_sharded(config.data):
-        raise UserError(
-            "search.rerank=neighbours needs the captions of all training images at once, but those in shards "
-            "are read when they are needed; train with data.captions=FILE, or use search.rerank=none"
-        )
+    if config.search.rerank == "neighbours":
+        require_all_captions(config.data, "search.rerank=neighbours", ", or use search.rerank=none")
 
 
 def with_model_of(config: Config, path: Path) -> tuple[Config, Checkpoint]:
