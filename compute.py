@@ -4,6 +4,8 @@ A `Compute` is passed to all code that runs the model. The CPU is tested. CUDA, 
 use the same calls of torch, but have not been tested.
 """
 
+from startup import runs_a_script
+
 import contextlib
 import ctypes
 import os
@@ -19,6 +21,7 @@ from torch import nn
 
 from files import readable_size
 from processes import Collectives, group
+from threads import busy_cores, cores
 from utils import UserError
 
 _CPU = torch.device("cpu")
@@ -45,8 +48,8 @@ class Compute(Collectives):
     world_size: int = 1
 
     @classmethod
-    def choose(cls, device: str = "auto", precision: str = "auto") -> "Compute":
-        """From run.device and run.precision.
+    def choose(cls, device: str = "auto", precision: str = "auto", threads: int = 0) -> "Compute":
+        """From run.device, run.precision and run.threads.
 
         `auto` takes the accelerator that torch finds, or else the CPU. As a precision, it takes bfloat16 if
         the device supports it, or else float16 on CUDA and float32 on other devices.
@@ -55,7 +58,7 @@ class Compute(Collectives):
             UserError: there is no such device, it does not support the precision, or all of several
                 processes would use it.
         """
-        chosen, (rank, world_size) = choose_device(device), group()
+        chosen, (rank, world_size) = choose_device(device, threads), group()
         if world_size > 1 and chosen.index is not None:
             raise UserError(
                 f"run.device={device}: each of several processes has a device of its own; use auto or "
@@ -110,12 +113,15 @@ class Compute(Collectives):
         return () if self.device.type == "mps" else (self.device,)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device `name`; prints a message if `auto` falls back to the CPU, which is rarely intended."""
-    if name == "auto":
+def choose_device(name: str, threads: int = 0) -> torch.device:
+    """The device `name`; prints a message if `auto` falls back to the CPU, which is rarely intended.
+
+    `threads`: see `use_threads`.
+    """
+    is_fallback = name == "auto"
+    if is_fallback:
         if accelerator := torch.accelerator.current_accelerator(check_available=True):
             return accelerator
-        print(f"No GPU found: running on the CPU with {torch.get_num_threads()} threads.")
         name = "cpu"
     try:
         device = torch.device(name)
@@ -124,7 +130,25 @@ def choose_device(name: str) -> torch.device:
         raise UserError(f"run.device={name}: this machine has no such device; use auto or cpu") from None
     if device.type == "cpu":
         _keep_freed_memory()
+        use_threads(threads)
+        if is_fallback:
+            count = torch.get_num_threads()
+            print(f"No GPU found: running on the CPU with {count} thread{'s' * (count > 1)}.")
     return device
+
+
+def use_threads(count: int) -> None:
+    """Compute with `count` CPU threads; 0: in scripts, with one for each core that other programs leave free.
+
+    OMP_NUM_THREADS, which torchrun sets, takes precedence over 0.
+    """
+    most, free = torch.get_num_threads(), max(cores() - busy_cores(), 1)
+    if count:
+        torch.set_num_threads(min(count, max(most, cores())))
+    elif runs_a_script() and "OMP_NUM_THREADS" not in os.environ and free < most:
+        torch.set_num_threads(free)
+        if busy := busy_cores():
+            print(f"Other programs keep {busy} of {cores()} cores busy; run.threads={most} uses them too.")
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -30,6 +30,9 @@ class RunConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="mixed precision; auto: bfloat16 if the device supports it"
     )
+    threads: int = Field(
+        0, ge=0, le=10_000, description="CPU threads; 0: one for each core that no other program keeps busy"
+    )
     deterministic: bool = Field(False, description="use deterministic CUDA kernels, which are slower")
     tensorboard: bool = Field(False, description="also log for TensorBoard (needs the package tensorboard)")
 

@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 
+import threads  # noqa: F401  # notes how busy the cores are
 from utils import CONTROL, UserError
 
 # Exit statuses. Those of signals are what a shell reports: 128 + the number of the signal.
@@ -105,12 +106,12 @@ def _stop_importing(number: int, _) -> None:
     os._exit(128 + number)
 
 
-def _runs_a_script() -> bool:
+def runs_a_script() -> bool:
     """Whether the program is a script of this project, not a test or another program."""
     program = getattr(sys.modules["__main__"], "__file__", None)
     return program is not None and os.path.dirname(os.path.abspath(program)) == os.path.dirname(__file__)
 
 
-if _runs_a_script():
+if runs_a_script():
     signal.signal(signal.SIGINT, _stop_importing)
     signal.signal(signal.SIGTERM, _stop_importing)

@@ -1,6 +1,7 @@
 """The job of train.py: a new training, one that starts from another model, or a stopped one that goes on."""
 
 import argparse
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def _goes_on(config: Config) -> bool:
 def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption | None = None) -> int:
     """Train a new run, or one that starts from the model of `checkpoint`, or go on with a stopped one."""
     check(config)
-    compute = Compute.choose(config.run.device, config.run.precision)
+    threads = config.run.threads or _threads_before(resumption)
+    compute = Compute.choose(config.run.device, config.run.precision, threads)
     if compute.is_main:
         draw_if_missing(config.data.captions)
     compute.wait()
@@ -76,6 +78,11 @@ def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption
                 return status
             phase, resumption = run.next_phase(), None
             checkpoint = load_checkpoint(config.run_folder / BEST)
+
+
+def _threads_before(resumption: Resumption | None) -> int:
+    """The CPU threads of a stopped run, which goes on with the same, so that its numbers are the same."""
+    return resumption.state.threads if resumption and "OMP_NUM_THREADS" not in os.environ else 0
 
 
 def _phase(

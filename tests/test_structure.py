@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the bottom up: a file imports from its own line and from the lines above it.
 LAYERS = [
-    ["utils"],
+    ["utils", "threads"],
     ["startup", "progress", "processes", "compute", "files"],
     ["config_types", "config_search", "config", "yaml_reading"],
     ["outputs", "config_reading"],

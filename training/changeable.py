@@ -12,7 +12,7 @@ LEARNING = (  # how the model learns: train.patience counts anew
 CHANGEABLE = (
     *LEARNING,
     *("train.patience", "train.log_every", "train.checkpoint_every"),
-    *("run.device", "run.precision", "run.deterministic", "run.tensorboard"),
+    *("run.device", "run.precision", "run.threads", "run.deterministic", "run.tensorboard"),
     *("data.captions", "data.images", "data.lists", "data.max_bad_rows"),  # the captions must be the same
     *("data.workers", "data.index_folder", "features.cache", "features.folder"),
     *("search.beam", "search.temperature", "search.top_k", "search.top_p", "search.groups"),

@@ -64,6 +64,7 @@ def state_of(run: "Run") -> dict[str, Any]:
         },
         **run.selection.state_dict(),
         **run.record.state_dict(),
+        "threads": torch.get_num_threads(),
         "data": run.data,
         "directory": os.getcwd(),
     }

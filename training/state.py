@@ -97,6 +97,7 @@ class TrainingState(_State):
     seconds: FiniteFloat = Field(ge=0)
     history: list[_LogRow]
     samples: list[_SampleRow] = []
+    threads: Count = 0  # of the CPU; earlier versions: unknown
     data: str | None = None  # digest of the captions; earlier versions: none
     directory: str | None = None  # working directory of the training, to which its paths are relative
 
