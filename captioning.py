@@ -65,7 +65,7 @@ class Captioner:
                 configuration of the first; if None, the newest best.pth in runs/ or, without one,
                 pretrained/flickr8k.pth, the model that comes with the project.
             overrides: `section.key=value`, applied to the configuration in the checkpoint.
-            compute: device and precision; if None, those of run.device and run.precision.
+            compute: device and precision; if None, those of run.device, run.precision and run.threads.
 
         Raises:
             UserError: there is no such checkpoint, it is damaged, the overrides do not fit it, the encoder's
@@ -83,7 +83,7 @@ class Captioner:
             return replace(first, others=others)
         content = load_checkpoint(None if checkpoint is None else Path(checkpoint))
         config = make_config(content.config.as_dict(), overrides, str(content.path))
-        compute = compute or Compute.choose(config.run.device, config.run.precision)
+        compute = compute or Compute.choose(config.run.device, config.run.precision, config.run.threads)
         return cls.from_checkpoint(content, config, compute)
 
     @classmethod
@@ -234,7 +234,8 @@ class Captioner:
         with self.compute.explain_memory(advice), torch.inference_mode(), self.compute.autocast():
             images = self.compute.to_device(*images)
             models = [member.model.eval() for member in self.members]
-            grids = [model.grid(x) for model, x in zip(models, images, strict=True)]
+            # In float32, as cached ones are: both give the same captions.
+            grids = [model.grid(x).float() for model, x in zip(models, images, strict=True)]
             captions = caption(models, grids, options, indices)
         if captions.scores.isnan().any():
             raise UserError(

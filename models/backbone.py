@@ -40,11 +40,13 @@ def is_constant(name: str) -> bool:
     return "_tensor_constant" in name
 
 
-def cut(network: Network, config: EncoderConfig, image: torch.Tensor) -> fx.GraphModule:
-    """The network up to the last of the stages `config.layers`; it returns the output of each, as a tuple.
+def cut(
+    network: Network, config: EncoderConfig, image: torch.Tensor
+) -> tuple[fx.GraphModule, Sequence[torch.Tensor]]:
+    """The network up to the last of the stages `config.layers`, and what it returns for the image.
 
-    The outputs come in the order in which the stages run. The stage `last` is the last layer that returns a
-    grid.
+    It returns the output of each of these stages, in the order in which they run. The stage `last` is the
+    last layer that returns a grid.
 
     Raises:
         UserError: no such stage, its output is no grid, or the network cannot be traced or does not take
@@ -59,14 +61,15 @@ def cut(network: Network, config: EncoderConfig, image: torch.Tensor) -> fx.Grap
     try:
         # `forward`, because a GraphModule that is called prints a traceback when it fails.
         with torch.no_grad():
-            last = _last_grid(traced.forward(image), network) if "last" in config.layers else ""
+            found = traced.forward(image) if "last" in config.layers else {}
+            last = _last_grid(found, network) if found else ""
             ends = {
                 layer: last if layer == "last" else [name for name in names if belongs_to(name, layer)][-1]
                 for layer in sorted(config.layers)
             }
             layers = sorted(ends, key=lambda layer: names.index(ends[layer]))
             backbone = _cut_after(network, traced, [nodes[ends[layer]] for layer in layers])
-            outputs = backbone.forward(image)
+            outputs = [found[ends[layer]] for layer in layers] if found else backbone.forward(image)
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         if is_out_of_memory(error):
             raise
@@ -76,7 +79,7 @@ def cut(network: Network, config: EncoderConfig, image: torch.Tensor) -> fx.Grap
             raise UserError(
                 f"encoder.layer={layer}: its output is no grid of cells; take one of {', '.join(stages)}"
             )
-    return backbone
+    return backbone, outputs
 
 
 def stage_shapes(

@@ -60,7 +60,8 @@ class EncoderCNN(nn.Module):
         library = timm_models if is_timm(config.name) else torchvision_models
         network = library.build(config, weights, size)
         self.prefix_tokens = network.prefix_tokens
-        self.backbone = cut(network, config, image)
+        self.backbone, outputs = cut(network, config, image)
+        self.num_cells, self.dim = self.encode(lambda _: outputs, image).shape[1:]
         self.stages = stage_names([name for name, _ in self.layers()])
         if network.file:
             load_weights(self.backbone, config.name, network.file)
@@ -71,9 +72,6 @@ class EncoderCNN(nn.Module):
             parameter.requires_grad_(any(belongs_to(name, layer) for layer in self.trained))
         # A network with random weights has no statistics yet: it learns them, or nothing normalises.
         self.has_fixed_statistics = config.weights != "none"
-        self.train()
-        with torch.no_grad():
-            self.num_cells, self.dim = self.eval()(image).shape[1:]
         self.train()
 
     def layers(self) -> list[tuple[str, bool]]:

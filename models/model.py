@@ -45,14 +45,13 @@ class CaptionModel(nn.Module):
 
 def caption(
     models: Sequence[CaptionModel],
-    images: Sequence[torch.Tensor],
+    grids: Sequence[torch.Tensor],
     options: SearchOptions,
     indices: Sequence[int] | None = None,
 ) -> Captions:
-    """The captions of one model, or of several with averaged probabilities; each with its own `images`."""
+    """The captions of one model, or of several with averaged probabilities; each with its own grids."""
     if len(models) == 1:
-        return models[0].caption(images[0], options, indices)
-    grids = [model.grid(x) for model, x in zip(models, images, strict=True)]
+        return search(models[0].decoder, grids[0], options, indices)
     return search(Ensemble([model.decoder for model in models]), grids, options, indices)
 
 
