@@ -12,7 +12,9 @@ from models.neighbours import Neighbours
 from utils import PAD
 
 _NEAREST = 20  # training images whose captions are compared with
-_AGREEMENT = 0.1  # weight of `_agreement` beside CIDEr-D; both lie between 0 and 10
+# Weights beside CIDEr-D with them, which lies between 0 and 10: of the consensus (0 to 10), and of the
+# log-probability as the search normalises it.
+_AGREEMENT, _PROBABILITY = 0.1, 0.2
 
 
 def reranked(
@@ -43,8 +45,9 @@ def by_neighbours(captions: Captions, neighbours: Neighbours, nearest: np.ndarra
     """The captions of each image, ordered by their CIDEr-D with those of similar training images.
 
     What people have written about similar images stands for the references (Devlin et al., 2015, "Exploring
-    Nearest Neighbor Approaches for Image Captioning"). The captions found are no such captions, but they name
-    what can be seen, so a tenth of their own consensus is added. `scores` becomes this sum.
+    Nearest Neighbor Approaches for Image Captioning"). What it cannot know, the model does: the consensus of
+    its captions names what can be seen, and their probabilities say which of them are sound. `scores` becomes
+    the weighted sum.
 
     Args:
         nearest: (N, J) of `Neighbours.nearest`.
@@ -53,7 +56,8 @@ def by_neighbours(captions: Captions, neighbours: Neighbours, nearest: np.ndarra
     tokens = captions.tokens.cpu().numpy().repeat(nearest.shape[1], axis=1).reshape(-1, length)
     similar = nearest.repeat(k, axis=0).flatten()  # each of the K captions with each of the J images
     means = _rewards(neighbours)(tokens, similar).reshape(n, k, -1).mean(axis=2)
-    return _ordered(captions, means + _AGREEMENT * _agreement(captions))
+    probabilities = captions.scores.float().cpu().numpy()
+    return _ordered(captions, means + _AGREEMENT * _agreement(captions) + _PROBABILITY * probabilities)
 
 
 @lru_cache(maxsize=1)

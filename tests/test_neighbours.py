@@ -57,8 +57,20 @@ def test_the_caption_that_is_most_like_those_of_similar_images_is_chosen():
     cider = Rewards(CAPTIONS, OWNERS, 10)
     mean = cider(np.array([[6, 7, EOS]] * 2), np.array([1, 2])).mean()
     # It agrees with itself in n-grams of 1 to 3 words; with the other it shares <eos>, one of 3 words.
-    assert found.scores[0, 0].item() == pytest.approx(mean + 0.1 * 10 * (3 / 4 + 1 / 3 / 4) / 2, rel=1e-5)
+    consensus = 10 * (3 / 4 + 1 / 3 / 4) / 2
+    log_probability = -1  # of the second of captions_of
+    expected = mean + 0.1 * consensus + 0.2 * log_probability
+    assert found.scores[0, 0].item() == pytest.approx(expected, rel=1e-5)
     assert found.scores[0, 2] == -torch.inf
+
+
+def test_of_captions_that_are_equally_like_them_the_more_probable_one_is_chosen():
+    captions = captions_of([[4, 5, EOS], [4, 5, EOS]])
+    captions = captions._replace(scores=torch.tensor([[-3.0, -2.0]]), log_probs=captions.log_probs * 0)
+    captions.log_probs[0, 1] = 1  # marks the second
+    found = by_neighbours(captions, THREE, np.array([[1, 2]]))
+    assert found.log_probs[0, 0, 0] == 1
+    assert found.scores[0, 0] - found.scores[0, 1] == pytest.approx(0.2, rel=1e-4)
 
 
 def test_images_do_not_mix():
