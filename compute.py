@@ -21,7 +21,7 @@ from torch import nn
 
 from files import readable_size
 from processes import Collectives, group
-from threads import busy_cores, cores
+from threads import busy_cores, cores, threads_are_set
 from utils import UserError
 
 _CPU = torch.device("cpu")
@@ -142,12 +142,17 @@ def use_threads(count: int) -> None:
 
     OMP_NUM_THREADS, which torchrun sets, takes precedence over 0.
     """
-    most, free = torch.get_num_threads(), max(cores() - busy_cores(), 1)
+    most = torch.get_num_threads()
     if count:
         torch.set_num_threads(min(count, max(most, cores())))
-    elif runs_a_script() and "OMP_NUM_THREADS" not in os.environ and free < most:
+        return
+    if threads_are_set() or not runs_a_script():
+        return
+    busy = busy_cores()
+    free = max(cores() - busy, 1)
+    if free < most:
         torch.set_num_threads(free)
-        if busy := busy_cores():
+        if busy:
             print(f"Other programs keep {busy} of {cores()} cores busy; run.threads={most} uses them too.")
 
 

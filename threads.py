@@ -25,6 +25,11 @@ class Times(NamedTuple):
     own: float  # CPU seconds of this process
 
 
+def threads_are_set() -> bool:
+    """Whether the environment sets the number of threads, as torchrun's does."""
+    return "OMP_NUM_THREADS" in os.environ
+
+
 @cache
 def cores() -> int:
     """How many cores this process may use."""

@@ -1,7 +1,6 @@
 """The job of train.py: a new training, one that starts from another model, or a stopped one that goes on."""
 
 import argparse
-import os
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from data.sample import draw_if_missing
 from data.shard_paths import is_sharded
 from models.checkpoint import Checkpoint, load_checkpoint
 from processes import connected, is_main, is_restarted, may_be_restarted
+from threads import threads_are_set
 from training.datasets import make_datasets
 from training.folder import BEST, CHECKPOINT, owned, require_unused, run_to_resume, set_aside
 from training.phases import Phase, explicit_keys, phase_configs, require_effect
@@ -82,7 +82,7 @@ def _train(config: Config, checkpoint: Checkpoint | None, resumption: Resumption
 
 def _threads_before(resumption: Resumption | None) -> int:
     """The CPU threads of a stopped run, which goes on with the same, so that its numbers are the same."""
-    return resumption.state.threads if resumption and "OMP_NUM_THREADS" not in os.environ else 0
+    return resumption.state.threads if resumption and not threads_are_set() else 0
 
 
 def _phase(

@@ -36,12 +36,6 @@ class CaptionModel(nn.Module):
         """Teacher forcing: logits (P, V) and alphas (P, L) or None."""
         return self.decoder(self.grid(images), captions)
 
-    def caption(
-        self, images: torch.Tensor, options: SearchOptions, indices: Sequence[int] | None = None
-    ) -> Captions:
-        """Captions of images or grids; see `search`."""
-        return search(self.decoder, self.grid(images), options, indices)
-
 
 def caption(
     models: Sequence[CaptionModel],

@@ -22,7 +22,7 @@ from models.choices import NEVER
 from models.decoders import DECODERS
 from models.encoder import EncoderCNN
 from models.exported import Graph, export_model, write_program
-from models.model import CaptionModel
+from models.model import CaptionModel, caption
 from models.onnx_files import write_onnx
 from models.search import SearchOptions
 from tests.helpers import CPU, invent_statistics, small_decoder
@@ -84,7 +84,7 @@ def assert_same_captions(model: CaptionModel, encoder: caption_onnx.Graph, step:
     for n, options in SEARCHES:
         settings = {**options.model_dump(), "never": list(NEVER), "excluded": options.exclude}
         found = caption_onnx.beam_search(encoder, step, PIXELS[:n], settings)
-        own = model.caption(images[:n], options)
+        own = caption([model], [model.grid(images[:n])], options)
         assert found.tokens.shape == own.tokens.shape
         is_token = own.tokens.numpy() > 0
         assert (found.tokens * is_token == own.tokens.numpy()).all()
