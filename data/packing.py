@@ -46,6 +46,11 @@ class PackedCaptions:
         return len(self.images)
 
     @cached_property
+    def ranks(self) -> torch.Tensor:
+        """(M,) int64, which of its image's captions each one is; 0 is the longest."""
+        return self.places[: self.num_captions] - self.images * self.largest  # the rows of the first step
+
+    @cached_property
     def caption_places(self) -> torch.Tensor:
         """(P,) int64, where `by_caption` puts a row: caption times T, plus its step."""
         return self.captions * len(self.active) + self.steps
@@ -61,11 +66,11 @@ class PackedCaptions:
 
     def by_image(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (P, ...) -> (N, Q, ...), with zeros after the rows of an image that has fewer."""
-        return _spread(rows, self.places, self.num_images, self.largest)
+        return spread(rows, self.places, self.num_images, self.largest)
 
     def by_caption(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (P, ...) -> (M, T, ...), with zeros after the rows of a caption that is shorter."""
-        return _spread(rows, self.caption_places, self.num_captions, len(self.active))
+        return spread(rows, self.caption_places, self.num_captions, len(self.active))
 
     def by_token(self, grouped: torch.Tensor) -> torch.Tensor:
         """(M, T, ...) -> rows (P, ...); the reverse of `by_caption`."""
@@ -76,8 +81,8 @@ class PackedCaptions:
         return grouped.flatten(0, 1).index_select(0, self.places)
 
 
-def _spread(rows: torch.Tensor, places: torch.Tensor, count: int, width: int) -> torch.Tensor:
-    """Rows (P, ...) at their places in (count, width, ...), with zeros between them."""
+def spread(rows: torch.Tensor, places: torch.Tensor, count: int, width: int) -> torch.Tensor:
+    """Rows (P, ...) at their places (P,) in (count, width, ...), with zeros between them."""
     zeros = rows.new_zeros(count * width, *rows.shape[1:])
     return zeros.index_copy(0, places, rows).unflatten(0, (count, width))
 

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from compute import BLOCK
-from data.packing import PackedCaptions
+from data.packing import PackedCaptions, spread
 from models.lstm import LSTMCell, sigmoid_backward, state_dtype
 
 
@@ -57,8 +57,9 @@ class AttentionRecurrence(Function):
         alphas = keys.new_empty(len(captions), keys.shape[1], dtype=exact)
         attended = cells.new_empty(len(captions), cells.shape[2])
         outputs, steps, first = [], [], 0
-        for n in captions.active:
+        for n, width in zip(captions.active, captions.per_image, strict=True):
             rows = slice(first, first + n)
+            places = captions.images[:n] * width + captions.ranks[:n]
             last = hidden[:n].to(dtype)
             query, beta, gates = torch.addmm(bias.to(dtype), last, from_state.t()).split(list(sizes), dim=1)
             for block, images in _blocks(first, captions.images[:n], keys):
@@ -66,18 +67,15 @@ class AttentionRecurrence(Function):
                 torch.index_select(keys, 0, images, out=part)
                 at = slice(block.start - first, block.stop - first)
                 part.add_(query[at].unsqueeze(1), alpha=2).sigmoid_()
-                alpha = torch.softmax((part @ score).to(exact), dim=1)
-                alphas[block] = alpha
-                attended[block] = torch.bmm(
-                    alpha.to(dtype).unsqueeze(1), cells.index_select(0, images)
-                ).squeeze(1)
+                alphas[block] = torch.softmax((part @ score).to(exact), dim=1)
+            attended[rows] = _of_images(alphas[rows].to(dtype), cells, places, width)
             beta = beta.sigmoid()
             context = beta * attended[rows]
             gates = torch.addmm(gates + from_words[rows], context, from_context.t()).to(exact)
             write, forget, read, value = gates.chunk(4, dim=1)
             cell, hidden, memory = LSTMCell.of(memory[:n].to(exact), write, forget, value, read)
             outputs.append((hidden.to(dtype), context))
-            steps.append((last, cell, beta))
+            steps.append((last, cell, beta, places, width))
             first += n
         hiddens, contexts = (torch.cat(column) for column in zip(*outputs, strict=True))
         ctx.save_for_backward(cells, score, from_state, from_context, contexts, alphas, shown, attended)
@@ -96,7 +94,7 @@ class AttentionRecurrence(Function):
         d_hidden, d_memory = cells.new_zeros(2, captions.num_captions, dim, dtype=exact).unbind()
         d_from_state = contexts.new_empty(first, sum(ctx.sizes))  # gradient of that product's result
         d_attended = torch.empty_like(attended)
-        for last, cell, beta in reversed(ctx.steps):
+        for last, cell, beta, places, width in reversed(ctx.steps):
             n = len(last)
             first -= n
             rows = slice(first, first + n)
@@ -106,16 +104,15 @@ class AttentionRecurrence(Function):
             d_context = torch.addmm(d_contexts[rows], d_gates, from_context)
             d_beta.copy_(sigmoid_backward(d_context * attended[rows], beta))
             torch.mul(d_context, beta, out=d_attended[rows])
+            d_alpha = d_alphas[rows] + _of_images(d_attended[rows], cells.transpose(1, 2), places, width)
+            d_energies = torch._softmax_backward_data(d_alpha, alphas[rows], 1, exact).to(shown.dtype)
             for block, images in _blocks(first, captions.images[:n], shown):
-                part, alpha = shown[block], alphas[block]
-                d_alpha = torch.bmm(cells.index_select(0, images), d_attended[block].unsqueeze(2)).squeeze(2)
-                d_energy = torch._softmax_backward_data(d_alpha + d_alphas[block], alpha, 1, exact).to(
-                    part.dtype
-                )
+                at = slice(block.start - first, block.stop - first)
+                part, d_energy = shown[block], d_energies[at]
                 d_score += torch.mv(part.flatten(0, 1).t(), d_energy.flatten())
                 # The gradient of key + query, apart from the factor `score`, which follows below.
                 d_sum = sigmoid_backward(d_energy.unsqueeze(2).expand_as(part), part)
-                torch.sum(d_sum, dim=1, out=d_query[block.start - first : block.stop - first])
+                torch.sum(d_sum, dim=1, out=d_query[at])
                 d_keys.index_add_(0, images, d_sum.to(exact))
             d_query *= 2 * score
             d_hidden[:n] = d_from_state[rows] @ from_state
@@ -137,6 +134,15 @@ class AttentionRecurrence(Function):
             d_gates.t() @ contexts,
             None,
         )
+
+
+def _of_images(rows: torch.Tensor, matrices: torch.Tensor, places: torch.Tensor, width: int) -> torch.Tensor:
+    """Each row (n, A) times the matrix of its image, of (N, A, B) -> (n, B).
+
+    An image has `width` places, one for each of its captions, which share its matrix: it is read once.
+    """
+    products = torch.bmm(spread(rows, places, len(matrices), width), matrices)  # (N, width, B)
+    return products.flatten(0, 1).index_select(0, places)
 
 
 def _blocks(first: int, images: torch.Tensor, like: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -21,6 +21,7 @@ def test_rows_are_those_worked_out_by_hand():
     assert rows.steps.tolist() == [0, 0, 0, 1, 1, 1, 2, 3]
     assert rows.active == [3, 3, 1, 1]
     assert rows.images.tolist() == [1, 0, 1]
+    assert rows.ranks.tolist() == [0, 0, 1]  # the caption of 4 tokens is the longest of image 1
     assert rows.row_images.tolist() == [1, 0, 1, 1, 0, 1, 1, 1]
     assert rows.largest == 6  # the captions of image 1 have 4 and 2 tokens to predict
     assert (len(rows), rows.num_captions, rows.num_images) == (8, 3, 2)
