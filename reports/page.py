@@ -21,6 +21,7 @@ from reports.html import inserted, jpeg, thumbnail, write_html
 
 LEVELS = 31  # of attention in a cell; the page smooths the maps, so the steps are not visible
 _EAGER = 8  # images that are loaded immediately; others are loaded when they come into view
+_OTHERS = 9  # other beams of an image that are listed; captions.json has all
 _OVERLAY = 96  # pixels, the longer side: enough for a smooth map, which the browser enlarges
 
 
@@ -92,7 +93,7 @@ class Page:
             "caption": result.caption,
             "log_prob": result.log_prob,
             "words": result.words,
-            "others": result.others,
+            "others": result.others[:_OTHERS],
             "references": entry.references,
             "thumbnail": quote(os.fsencode(name)),
             "map": self.maps.add(attention) if attention is not None and len(attention) else "",

@@ -87,6 +87,15 @@ def test_only_the_images_at_the_top_are_loaded_at_once(tmp_path):
     assert 4 <= lazy.count(False) <= 12
 
 
+def test_of_sixty_beams_the_page_lists_the_ten_best(tmp_path):
+    others = [(f"beam {k}", -float(k)) for k in range(2, 61)]
+    entry = PageEntry("one.jpg", draw_image(40, 40), result("beam 1", -1.0, others=others))
+    write_page(tmp_path / "page.html", [entry])
+    text = Tags((tmp_path / "page.html").read_text()).text
+    assert "beam 10" in text
+    assert "beam 11" not in text
+
+
 def test_a_thousand_images_with_all_there_is_make_less_than_3_megabytes(tmp_path):
     random, images, words = np.random.default_rng(0), 40, ["dog", "jumping", "the", "grass"] * 3
     caption, small = " ".join(words), draw_image(20, 20)
