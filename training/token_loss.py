@@ -48,4 +48,4 @@ class TokenLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream, *_):
         [gradient] = ctx.saved_tensors
-        return gradient.mul_(upstream), None, None  # in place: it is as large as the logits
+        return gradient * upstream, None, None
