@@ -2,6 +2,9 @@
 
     python -m benchmarks.export runs/mine/best.pth
     python -m benchmarks.export runs/mine/best.pth --images 200
+    python -m benchmarks.export runs/mine/best.pth search.rerank=none search.beam=5
+
+The last line is for a model with neighbours: exported models search without them, so PyTorch has to as well.
 
 Start-up is the CPU time of a command that captions one image. The speed is images per second of CPU time,
 from files to captions. CIDEr is that of the first validation images, and the last column says how many of
@@ -43,16 +46,17 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="of the validation split")
+    parser.add_argument("overrides", nargs="*", metavar="search.key=value", help="for all of them")
     args = parser.parse_args()
-    captioner = Captioner.load(args.checkpoint, compute=Compute.choose("cpu", "float32"))
+    captioner = Captioner.load(args.checkpoint, args.overrides, compute=Compute.choose("cpu", "float32"))
     known = references(read_table(captioner.config.data, ("val",)), "val")
     known = dict(list(known.items())[: args.images])
     paths = [(captioner.config.data.images / name).absolute() for name in known]
     with tempfile.TemporaryDirectory() as folder:
         variants = [
-            _in_torch(captioner, args.checkpoint, Path(folder)),
-            _exported(args.checkpoint, Path(folder, "onnx"), "ONNX"),
-            _exported(args.checkpoint, Path(folder, "int8"), "ONNX with --int8", int8=True),
+            _in_torch(captioner, args, Path(folder)),
+            _exported(args, Path(folder, "onnx"), "ONNX"),
+            _exported(args, Path(folder, "int8"), "ONNX with --int8", int8=True),
         ]
         print("| model | size | start-up | images/s | CIDEr | same captions |\n|---|---|---|---|---|---|")
         first: list[str] = []
@@ -67,20 +71,19 @@ def main() -> None:
             print(f"| {variant.name} | {' | '.join(cells)} |", flush=True)
 
 
-def _in_torch(captioner: Captioner, checkpoint: Path, folder: Path) -> _Variant:
-    options = ["--checkpoint", str(checkpoint), "--output", str(folder / "outputs"), "run.device=cpu"]
+def _in_torch(captioner: Captioner, args: argparse.Namespace, folder: Path) -> _Variant:
+    options = ["--checkpoint", str(args.checkpoint), "--output", str(folder / "outputs"), "run.device=cpu"]
     return _Variant(
         "PyTorch",
-        [checkpoint],
-        [str(_ROOT / "inference_visualize.py"), *options],
+        [args.checkpoint],
+        [str(_ROOT / "inference_visualize.py"), *options, *args.overrides],
         lambda batch: [result.caption for result in captioner(batch, batch_size=_BATCH)],
     )
 
 
-def _exported(checkpoint: Path, folder: Path, name: str, int8: bool = False) -> _Variant:
+def _exported(args: argparse.Namespace, folder: Path, name: str, int8: bool = False) -> _Variant:
     """Exports the model to `folder`."""
-    options = {"format": "onnx", "int8": int8, "overrides": []}
-    export_files(argparse.Namespace(checkpoint=checkpoint, output=folder, **options))
+    export_files(argparse.Namespace(**{**vars(args), "output": folder, "format": "onnx", "int8": int8}))
     model = Model(folder)
     return _Variant(
         name,
