@@ -110,6 +110,7 @@ def test_the_model_of_the_project_captions_a_drawn_scene(tmp_path):
     draw_sample(tmp_path / "sample", 3)
     [image, *_] = sorted((tmp_path / "sample" / "images").iterdir())
     captioner = Captioner.load(PRETRAINED, compute=CPU)
+    assert captioner.config.search.beam == 60
     assert captioner.config.search.rerank == "neighbours"
     [result] = captioner([image])
     assert len(result.words) > 3
