@@ -61,7 +61,11 @@ class DataConfig(Section):
         ["crop", "flip"], description="random changes of uncached training images and of augmented views"
     )
     workers: int = Field(
-        2, ge=0, le=1024, description="processes that read images; 0: the main process reads them"
+        2,
+        ge=0,
+        le=1024,
+        description="processes that read images for a GPU; 0: the main process reads them. A CPU reads them "
+        "with run.threads",
     )
 
     @field_validator("captions", mode="before")

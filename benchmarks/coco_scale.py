@@ -20,7 +20,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,9 +32,10 @@ from compute import Compute
 from config import Config
 from config_reading import make_config
 from data.captions import read_captions
-from data.dataset import Flickr8kDataset, make_loader, training_batches
+from data.dataset import Batch, Flickr8kDataset, collate, make_loader, training_batches
 from data.feature_index import StoreWriter, View, checksum, read_index
 from data.images import ImageFolder
+from data.loading import read_with_processes
 from data.transforms import ImageTransform
 from data.vocab import Vocabulary
 from training.datasets import compute_features
@@ -148,13 +149,14 @@ def timed(title: str, work: Callable):
     return result
 
 
-def run_epochs(dataset: Flickr8kDataset, workers: int, epochs: int, batches: int) -> None:
-    """Load batches as training does, and print the memory while the workers are running."""
+def run_epochs(
+    dataset: Flickr8kDataset, read: Callable[[list], Iterator[Batch]], epochs: int, batches: int
+) -> None:
+    """Load batches as training does, and print the memory, that of workers included."""
     for epoch in range(1, epochs + 1):
         drawn = training_batches(len(dataset), 32, seed=1, epoch=epoch)[: batches or None]
-        loader = make_loader(dataset, drawn, workers, CPU)
         began, captions = time.perf_counter(), 0
-        for number, batch in enumerate(loader, start=1):
+        for number, batch in enumerate(read(drawn), start=1):
             captions += len(batch.captions)
             if number in (len(drawn) // 2, len(drawn)):
                 seconds = time.perf_counter() - began
@@ -182,9 +184,10 @@ def measure(config: Config, epochs: int, batches: int) -> None:
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
     print(f"start-up to the first batch: {seconds:.1f} s ({busy:.1f} s of CPU)")
     print("cached features, read by the main process")
-    run_epochs(train_set, 4, epochs, batches)
+    run_epochs(train_set, lambda drawn: make_loader(train_set, drawn, 4, CPU), epochs, batches)
     print("images, read by 4 workers")
-    run_epochs(dataset("train"), 4, epochs, batches)
+    images = dataset("train")
+    run_epochs(images, lambda drawn: read_with_processes(images, drawn, collate, 4), epochs, batches)
 
 
 def main() -> None:

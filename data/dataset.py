@@ -162,12 +162,11 @@ def make_loader(
     dataset: Flickr8kDataset, batches: Iterable[list[Draw]], workers: int, compute: Compute
 ) -> Iterator[Batch]:
     """The `batches` of `dataset`, in this order; see `load`, and `read_ahead` for cached features."""
-    pins = compute.pins_memory
     if dataset.features is None:
-        return load(dataset, batches, collate, workers, pins)
+        return load(dataset, batches, collate, workers, compute)
 
     def read(draws: list[Draw]) -> Batch:
-        images = dataset.grids(draws, pins)
+        images = dataset.grids(draws, compute.pins_memory)
         return _make_batch(images, [dataset.drawn_captions(*draw) for draw in draws])
 
     return read_ahead(read, batches)

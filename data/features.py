@@ -222,7 +222,7 @@ class FeatureStore:
         pixels_of = _ViewPixels(self.images, self.transform, list(self.augment))
         batches = [views[at : at + self.batch_size] for at in range(0, len(views), self.batch_size)]
         own = self.compute.shard(batches)
-        with closing(load(pixels_of, own, torch.stack, self.workers)) as loader:
+        with closing(load(pixels_of, own, torch.stack, self.workers, self.compute)) as loader:
             for at in range(0, len(batches), self.compute.world_size):
                 mine = None
                 if at + self.compute.rank < len(batches):

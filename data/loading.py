@@ -1,4 +1,4 @@
-"""Batches of a dataset. The processes or the thread that read them end with whoever uses the batches."""
+"""Batches of a dataset. The processes or threads that read them end with whoever uses the batches."""
 
 import atexit
 import contextlib
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from compute import Compute
 from data.transforms import read_image
 from utils import UserError
 
@@ -43,19 +44,46 @@ def load(
     batches: Iterable[list],
     collate: Callable[[list], Any],
     workers: int,
-    pin_memory: bool = False,
+    compute: Compute,
 ) -> Generator[Any, None, None]:
     """The items of each batch, collated, in the order of `batches`.
 
-    The workers end when the iterator does: at the last batch, with an error, or when it is closed or dropped.
+    For a GPU, processes read ahead. If the CPU computes, they would take its cores from the threads that
+    compute, of which all wait for the slowest; so these cores read a batch when the one before has been used.
 
     Args:
         batches: what is passed to `dataset[...]` for the items of each batch.
         collate: list of items -> tensor or tuple of tensors.
-        workers: processes that read; 0 reads in this process.
+        workers: processes that read for a GPU; 0 reads in this process.
 
     Raises:
         UserError: the dataset raised it for an item, memory is used up, or a worker has died.
+    """
+    if compute.device.type == "cpu":
+        return read_with_threads(dataset, batches, collate, torch.get_num_threads())
+    return read_with_processes(dataset, batches, collate, workers, compute.pins_memory)
+
+
+def read_with_threads(
+    dataset: Dataset, batches: Iterable[list], collate: Callable[[list], Any], threads: int
+) -> Generator[Any, None, None]:
+    """`load` by threads, which read while somebody waits for the batch. Decoding and resizing need no GIL."""
+    items = _ErrorsAsItems(dataset)
+    # A thread that called torch with several threads would have some of its own.
+    with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+        for batch in batches:
+            yield _raised(_collate(collate, list(pool.map(items.__getitem__, batch))))
+
+
+def read_with_processes(
+    dataset: Dataset,
+    batches: Iterable[list],
+    collate: Callable[[list], Any],
+    workers: int,
+    pin_memory: bool = False,
+) -> Generator[Any, None, None]:
+    """`load` by processes, which end when the iterator does: at the last batch, with an error, or when it is
+    closed or dropped.
     """
     loader = DataLoader(
         _ErrorsAsItems(dataset),
@@ -73,9 +101,7 @@ def load(
             iterator = _start(loader)
             processes = getattr(iterator, "_workers", [])
         while (batch := _next(iterator, processes)) is not None:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+            yield _raised(batch)
     finally:
         try:
             if processes:
@@ -115,6 +141,13 @@ class _ErrorsAsItems(Dataset):
             return error
         except MemoryError:
             return UserError(_OUT_OF_MEMORY)
+
+
+def _raised(batch: T | UserError) -> T:
+    """The batch; an error that came instead of it is raised."""
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
 
 
 def _collate(collate: Callable[[list], Any], items: list) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import FileIO
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 
 from PIL import Image
 
@@ -39,10 +40,11 @@ def open_images(data: DataConfig, splits: Sequence[str]) -> "ImageFolder | Shard
 
 
 class Shard:
-    """The images of one shard by name, read from its tar file when they are needed."""
+    """The images of one shard by name, read from its tar file when they are needed, by several threads."""
 
     def __init__(self, path: Path, index: ShardIndex):
         self.path, self.index = path, index
+        self.lock = Lock()  # of the file: on Windows, threads that read it share one position
         self.file: FileIO | None = None
         self.rows: dict[str, int] | None = None
         self.grids: FeatureGrids | None = None  # the features of its images
@@ -71,14 +73,15 @@ class Shard:
         """
         source = io.BytesIO()
         try:
-            if self.file is None:
-                self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open with the object)
-                self.require_unchanged()
-                if hasattr(os, "posix_fadvise"):  # Linux reads all of it from the disk, in one run
-                    os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
             position, size = map(int, self.index.positions[row])
             content = bytearray(size)
-            read_at(self.file, position, memoryview(content))
+            with self.lock:
+                if self.file is None:
+                    self.file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open with the object)
+                    self.require_unchanged()
+                    if hasattr(os, "posix_fadvise"):  # Linux reads all of it from the disk, in one run
+                        os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+                read_at(self.file, position, memoryview(content))
             source = io.BytesIO(content)
             return read_image(source)
         except OSError as error:
@@ -95,8 +98,8 @@ class Shard:
                 f"{self.path} has changed while it was in use; run again (train.py with --resume)"
             )
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "file": None}
+    def __reduce__(self) -> tuple:
+        return Shard, (self.path, self.index)
 
 
 @dataclass
@@ -115,6 +118,7 @@ class ShardSet:
         self.first = [0, *accumulate(facts.num_images for facts in self.facts)]  # (S + 1,)
         self.open: dict[int, Shard] = {}  # the one that was used last is the last
         self.numbers: dict[str, int] = {}  # image -> its number, for `read`
+        self.lock = Lock()  # of `open`, which several threads change
 
     def __len__(self) -> int:
         return self.first[-1]
@@ -125,15 +129,16 @@ class ShardSet:
 
     def shard(self, s: int) -> Shard:
         """One of the shards, whose index is read if it is not in memory."""
-        shard = self.open.pop(s, None)
-        if shard is None:
-            shard = Shard(self.paths[s], read_index_of(self.paths[s], self.index_folder))
-            if shard.index.facts.digest != self.facts[s].digest:
-                raise UserError(f"{self.paths[s]} has changed while it was in use; run again")
-            while len(self.open) >= self.keep:
-                self.open.pop(next(iter(self.open)))
-        self.open[s] = shard
-        return shard
+        with self.lock:
+            shard = self.open.pop(s, None)
+            if shard is None:
+                shard = Shard(self.paths[s], read_index_of(self.paths[s], self.index_folder))
+                if shard.index.facts.digest != self.facts[s].digest:
+                    raise UserError(f"{self.paths[s]} has changed while it was in use; run again")
+                while len(self.open) >= self.keep:
+                    self.open.pop(next(iter(self.open)))
+            self.open[s] = shard
+            return shard
 
     def locate(self, i: int) -> tuple[int, int]:
         """The shard of image `i`, and its place there."""
@@ -152,8 +157,8 @@ class ShardSet:
         s, row = self.locate(self.numbers[name])
         return self.shard(s).image(row)
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "open": {}}
+    def __reduce__(self) -> tuple:
+        return ShardSet, (self.paths, self.facts, self.index_folder, self.keep)
 
     def captions(self) -> "Captions":
         """All captions, one shard after the other."""

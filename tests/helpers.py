@@ -21,6 +21,7 @@ from training.objective import Loss, Objective, Part
 from utils import PAD
 
 CPU = Compute(torch.device("cpu"))
+GPU = Compute(torch.device("mps"))  # for what must not depend on the machine; nothing is computed on it
 # Images that went through a transform, (3, 3, 32, 32): the same ones in every process.
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "white": (240, 240, 240)}

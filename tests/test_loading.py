@@ -1,4 +1,4 @@
-"""Batches, and the end of the processes that read them."""
+"""Batches, and the end of the processes and threads that read them."""
 
 import multiprocessing
 import os
@@ -11,7 +11,8 @@ import time
 import pytest
 import torch
 
-from data.loading import load, read_ahead
+from data.loading import load, read_ahead, read_with_processes, read_with_threads
+from tests.helpers import CPU, GPU
 from tests.script_helpers import ENVIRONMENT, ROOT, run, write_config
 from utils import UserError
 
@@ -43,27 +44,80 @@ def group_is_empty(process) -> bool:
     return False
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_batches_come_in_their_order_and_the_workers_are_gone_after_the_last_one(workers):
+def in_threads(dataset, batches):
+    return read_with_threads(dataset, batches, torch.stack, 2)
+
+
+def with_workers(workers):
+    return lambda dataset, batches: read_with_processes(dataset, batches, torch.stack, workers)
+
+
+EVERY_WAY = pytest.mark.parametrize(
+    "read", [in_threads, *map(with_workers, range(3))], ids=["threads", "0", "1", "2"]
+)
+
+
+@EVERY_WAY
+def test_batches_come_in_their_order_and_nobody_reads_after_the_last_one(read):
     batches = [[3, 1], [2], [0, 4]]
-    assert [b.tolist() for b in load(Squares(), batches, torch.stack, workers)] == [[9, 1], [4], [0, 16]]
+    assert [b.tolist() for b in read(Squares(), batches)] == [[9, 1], [4], [0, 16]]
     assert not multiprocessing.active_children()
+    assert not any("ThreadPool" in thread.name for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_an_error_of_an_item_is_the_same_with_and_without_workers(workers):
+@EVERY_WAY
+def test_an_error_of_an_item_is_the_same_whoever_reads(read):
     dataset = Squares({2: UserError("2 cannot be squared"), 3: UserError("nor 3")})
-    batches = load(dataset, [[0, 1], [2, 3], [4]], torch.stack, workers)
+    batches = read(dataset, [[0, 1], [2, 3], [4]])
     assert next(batches).tolist() == [0, 1]
     with pytest.raises(UserError, match=r"^2 cannot be squared$"):
         next(batches)
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_no_memory_for_an_image_is_one_line(workers):
+@EVERY_WAY
+def test_no_memory_for_an_image_is_one_line(read):
     with pytest.raises(UserError, match=r"memory.*data\.workers=0"):
-        list(load(Squares({0: MemoryError()}), [[0]], torch.stack, workers))
+        list(read(Squares({0: MemoryError()}), [[0]]))
+
+
+def test_threads_read_a_batch_together_when_it_is_wanted():
+    meeting, read = threading.Barrier(2, timeout=DEADLINE), []
+
+    class Met(Squares):
+        def __getitem__(self, i):
+            meeting.wait()  # until two threads are here
+            read.append(i)
+            return super().__getitem__(i)
+
+    batches = in_threads(Met(), [[0, 1], [2, 3]])
+    assert not read
+    assert next(batches).tolist() == [0, 1]
+    assert sorted(read) == [0, 1]
+    assert next(batches).tolist() == [4, 9]
+
+
+def test_threads_that_read_compute_with_one_thread_each_and_leave_the_others_theirs():
+    class Threads(torch.utils.data.Dataset):
+        def __getitem__(self, i):
+            return torch.tensor(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        [batch] = in_threads(Threads(), [[0, 1]])
+        assert batch.tolist() == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_cpu_reads_with_its_threads_and_a_gpu_with_processes():
+    for compute, processes in ((CPU, 0), (GPU, 2)):
+        batches = load(Squares(), [[0], [1], [2]], torch.stack, 2, compute)
+        next(batches)
+        assert len(multiprocessing.active_children()) == processes
+        batches.close()
 
 
 def test_no_shared_memory_for_a_batch_is_one_line(monkeypatch):
@@ -72,8 +126,8 @@ def test_no_shared_memory_for_a_batch_is_one_line(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", fail)
     with pytest.raises(UserError, match=r"memory.*data\.workers=0"):
-        list(load(Squares(), [[0]], torch.stack, 1))
-    list(load(Squares(), [[0]], torch.stack, 0))
+        list(with_workers(1)(Squares(), [[0]]))
+    list(with_workers(0)(Squares(), [[0]]))
 
 
 def test_no_processes_for_workers_is_one_line(monkeypatch):
@@ -82,12 +136,12 @@ def test_no_processes_for_workers_is_one_line(monkeypatch):
 
     monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", fail)
     with pytest.raises(UserError, match=r"data\.workers=2.*Resource temporarily unavailable"):
-        list(load(Squares(), [[0]], torch.stack, 2))
+        list(with_workers(2)(Squares(), [[0]]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals of child processes")
 def test_a_worker_that_dies_is_one_line_at_the_next_batch():
-    batches = load(Squares(), [[i] for i in range(20)], torch.stack, 1)
+    batches = with_workers(1)(Squares(), [[i] for i in range(20)])
     next(batches)
     [worker] = multiprocessing.active_children()
     worker.kill()
@@ -99,7 +153,7 @@ def test_a_worker_that_dies_is_one_line_at_the_next_batch():
 
 
 def test_batches_that_nobody_reads_any_more_keep_no_workers():
-    for batch in load(Squares(), [[0]] * 20, torch.stack, 2):
+    for batch in with_workers(2)(Squares(), [[0]] * 20):
         assert batch.tolist() == [0]
         break
     assert not multiprocessing.active_children()
@@ -113,7 +167,7 @@ def test_workers_that_hang_are_killed(monkeypatch):
             return super().__getitem__(i)
 
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
-    batches = load(Hanging(), [[0], [1]], torch.stack, 1)
+    batches = with_workers(1)(Hanging(), [[0], [1]])
     next(batches)
     batches.close()
     assert not multiprocessing.active_children()
@@ -162,27 +216,18 @@ def test_the_thread_that_reads_ends_with_the_use_of_the_batches(ending):
 
 
 @pytest.mark.parametrize("features", [True, False], ids=["features", "images"])
-def test_training_with_an_unreadable_image_ends_with_the_same_line_for_any_number_of_workers(
-    dataset, features
-):
+def test_training_with_an_unreadable_image_ends_with_one_line(dataset, features):
     (dataset / "images" / "07.png").write_bytes(b"no image")
     config = write_config(dataset.parent, features={"cache": features})
-    lines = set()
-    for workers in (0, 1, 2):
-        out = run(
-            dataset.parent, "train", "--config", config, "--overwrite", f"data.workers={workers}", status=2
-        )
-        lines.add(out.strip().splitlines()[-1])
-        assert not multiprocessing.active_children()
-    [line] = lines
-    assert "07.png cannot be read" in line
+    out = run(dataset.parent, "train", "--config", config, "--overwrite", status=2)
+    assert "07.png cannot be read" in out.strip().splitlines()[-1]
 
 
 READER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import torch
-from data.loading import load
+from data.loading import read_with_processes
 from startup import run_script
 from utils import UserError
 
@@ -190,7 +235,8 @@ class Images(torch.utils.data.Dataset):
     def __getitem__(self, i):
         return torch.tensor(i)
 
-batches = load(Images(), [[i] for i in range(10**6)], torch.stack, 2)  # lives until the interpreter ends
+# lives until the interpreter ends
+batches = read_with_processes(Images(), [[i] for i in range(10**6)], torch.stack, 2)
 
 def main():
     for batch in batches:

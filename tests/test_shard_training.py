@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.captions import read_table
-from data.dataset import Flickr8kDataset, make_loader, ordered_batches
+from data.dataset import Flickr8kDataset, collate, make_loader, ordered_batches
+from data.loading import read_with_processes, read_with_threads
 from data.shard_dataset import ShardDataset, shuffled
 from data.shard_set import open_shards
 from data.transforms import ImageTransform
@@ -72,13 +73,15 @@ def test_items_are_those_of_the_same_images_in_files(dataset, section):
             assert torch.equal(caption, expected)
 
 
-def test_the_number_of_workers_changes_nothing_and_memory_holds_few_shards(dataset, section):
+def test_who_reads_changes_nothing_and_memory_holds_few_shards(dataset, section):
     shards = dataset_of(dataset, section)
     batches = list(shards.batches(5, seed=1, epoch=1))
     assert [len(batch) for batch in batches] == [5, 5, 5, 1]
-    alone, together = (list(make_loader(shards, batches, workers, CPU)) for workers in (0, 2))
-    for one, other in zip(alone, together, strict=True):
-        assert all(map(torch.equal, one, other))
+    alone = [collate([shards[draw] for draw in batch]) for batch in batches]
+    threads = read_with_threads(shards, batches, collate, 4)
+    processes = read_with_processes(shards, batches, collate, 2)
+    for one, *others in zip(alone, threads, processes, strict=True):
+        assert all(all(map(torch.equal, one, other)) for other in others)
     assert len(shards.shards.open) == 2
 
 
