@@ -57,10 +57,11 @@ class AttentionRecurrence(Function):
         alphas = keys.new_empty(len(captions), keys.shape[1], dtype=exact)
         attended = cells.new_empty(len(captions), cells.shape[2])
         outputs, steps, first = [], [], 0
+        hidden = hidden.to(dtype)
         for n, width in zip(captions.active, captions.per_image, strict=True):
             rows = slice(first, first + n)
             places = captions.images[:n] * width + captions.ranks[:n]
-            last = hidden[:n].to(dtype)
+            last = hidden[:n]
             query, beta, gates = torch.addmm(bias.to(dtype), last, from_state.t()).split(list(sizes), dim=1)
             for block, images in _blocks(first, captions.images[:n], keys):
                 part = shown[block]
@@ -74,7 +75,8 @@ class AttentionRecurrence(Function):
             gates = torch.addmm(gates + from_words[rows], context, from_context.t()).to(exact)
             write, forget, read, value = gates.chunk(4, dim=1)
             cell, hidden, memory = LSTMCell.of(memory[:n].to(exact), write, forget, value, read)
-            outputs.append((hidden.to(dtype), context))
+            hidden = hidden.to(dtype)
+            outputs.append((hidden, context))
             steps.append((last, cell, beta, places, width))
             first += n
         hiddens, contexts = (torch.cat(column) for column in zip(*outputs, strict=True))
