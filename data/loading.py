@@ -59,7 +59,7 @@ def load(
     Raises:
         UserError: the dataset raised it for an item, memory is used up, or a worker has died.
     """
-    if compute.device.type == "cpu":
+    if compute.is_cpu:
         return read_with_threads(dataset, batches, collate, torch.get_num_threads())
     return read_with_processes(dataset, batches, collate, workers, compute.pins_memory)
 

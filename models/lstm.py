@@ -148,10 +148,11 @@ class LSTMRecurrence(Function):
         lasts, cells, hiddens, first = [], [], [], 0
         hidden = hidden.to(weight.dtype)
         for n in active:
-            lasts.append(hidden[:n])
-            gates = torch.addmm(from_inputs[first : first + n], lasts[-1], weight.t()).to(dtype)
+            last = hidden[:n]
+            gates = torch.addmm(from_inputs[first : first + n], last, weight.t()).to(dtype)
             cell, hidden, memory = LSTMCell.of(memory[:n].to(dtype), *gates.chunk(4, dim=1))
             hidden = hidden.to(weight.dtype)
+            lasts.append(last)
             cells.append(cell)
             hiddens.append(hidden)
             first += n
