@@ -15,6 +15,7 @@ import torch
 import torchvision
 from PIL import ExifTags, Image, ImageOps
 from torchvision.models import get_model_weights, list_models
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -35,7 +36,6 @@ _TURNS: dict[int | None, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Pillow warns of large images and of odd details in files. Users can do nothing about either.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -58,8 +58,12 @@ class ImageTransform:
         return self.normalise(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """RGB image -> (3, size, size) uint8, a quarter of the bytes to send between processes."""
-        return pil_to_tensor(image.resize((self.size, self.size), _RESAMPLING[self.interpolation]))
+        """RGB image -> (3, size, size) uint8, a quarter of the bytes to send between processes.
+
+        They are those of Pillow's `resize`, but for rounding; torch is five times as fast.
+        """
+        size, mode = [self.size, self.size], InterpolationMode(self.interpolation)
+        return F.resize(pil_to_tensor(image), size, mode, antialias=True).contiguous()
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(..., 3, size, size) uint8 -> float32, on the device of the pixels."""

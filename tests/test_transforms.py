@@ -146,6 +146,20 @@ def test_interpolation_is_the_transform_s_own():
     assert PLAIN.pixels(edge)[0, 0].tolist() != bilinear
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (640, 100), (24, 40), (1, 1)])
+def test_pixels_are_those_of_pillow_but_for_rounding(interpolation, size):
+    """The exported programs, which have no torch, see the same images."""
+    with Image.open(ROOT / "docs" / "captioned.jpg") as photo:
+        image = photo.convert("RGB").resize(size)
+    expected = np.asarray(image.resize((64, 64), Image.Resampling[interpolation.upper()]), int)
+    pixels = replace(PLAIN, size=64, interpolation=interpolation).pixels(image)
+    assert pixels.is_contiguous()
+    difference = np.abs(pixels.permute(1, 2, 0).numpy() - expected)
+    assert difference.max() <= 2
+    assert (difference > 0).mean() < 0.05
+
+
 # --- files from anywhere ---
 
 
