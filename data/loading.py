@@ -23,7 +23,8 @@ from utils import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
-_OUT_OF_MEMORY = (
+_OUT_OF_MEMORY = "the memory is used up while images are read; lower train.batch_size"
+_OUT_OF_SHARED_MEMORY = (
     "the memory, or the memory that processes share, is used up while images are read; set data.workers=0 or "
     "lower train.batch_size"
 )
@@ -68,7 +69,7 @@ def read_with_threads(
     dataset: Dataset, batches: Iterable[list], collate: Callable[[list], Any], threads: int
 ) -> Generator[Any, None, None]:
     """`load` by threads, which read while somebody waits for the batch. Decoding and resizing need no GIL."""
-    items = _ErrorsAsItems(dataset)
+    items = _ErrorsAsItems(dataset, _OUT_OF_MEMORY)
     # A thread that called torch with several threads would have some of its own.
     with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
         for batch in batches:
@@ -86,7 +87,7 @@ def read_with_processes(
     closed or dropped.
     """
     loader = DataLoader(
-        _ErrorsAsItems(dataset),
+        _ErrorsAsItems(dataset, _OUT_OF_SHARED_MEMORY),
         batch_sampler=batches,
         collate_fn=partial(_collate, collate),
         num_workers=workers,
@@ -131,8 +132,9 @@ def read_ahead(read: Callable[[T], R], batches: Iterable[T], ahead: int = 2) -> 
 class _ErrorsAsItems(Dataset):
     """A dataset with the errors that it raises as its items: torch would add tracebacks to the message."""
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, out_of_memory: str):
+        """`out_of_memory`: what to say if memory is used up."""
+        self.dataset, self.out_of_memory = dataset, out_of_memory
 
     def __getitem__(self, i: Any) -> Any:
         try:
@@ -140,7 +142,7 @@ class _ErrorsAsItems(Dataset):
         except UserError as error:
             return error
         except MemoryError:
-            return UserError(_OUT_OF_MEMORY)
+            return UserError(self.out_of_memory)
 
 
 def _raised(batch: T | UserError) -> T:
@@ -162,7 +164,7 @@ def _collate(collate: Callable[[list], Any], items: list) -> Any:
             for tensor in batch if isinstance(batch, tuple) else [batch]:
                 tensor.share_memory_()
         except RuntimeError:
-            return UserError(_OUT_OF_MEMORY)
+            return UserError(_OUT_OF_SHARED_MEMORY)
     return batch
 
 
@@ -207,7 +209,7 @@ def _next(iterator: Iterator, processes: list[BaseProcess]) -> Any:
         if not codes:
             raise
         name = signal.Signals(-codes[0]).name if codes[0] < 0 else f"status {codes[0]}"
-        raise UserError(f"a process that reads images has ended ({name}): {_OUT_OF_MEMORY}") from None
+        raise UserError(f"a process that reads images has ended ({name}): {_OUT_OF_SHARED_MEMORY}") from None
 
 
 @atexit.register  # runs before the handler of multiprocessing, which waits for children that ignore SIGTERM

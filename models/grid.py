@@ -55,6 +55,8 @@ def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     with k times as many cells a side, k x k cells become the channels of one, so that no number is lost (the
     passthrough layer of YOLOv2: Redmon and Farhadi, 2017). If k is no whole number, cells are averaged.
     """
+    if len(maps) == 1:
+        return maps[0]
     side = min(x.shape[-1] for x in maps)
     return torch.cat([_with_side(x, side) for x in maps], dim=1)
 

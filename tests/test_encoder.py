@@ -137,7 +137,7 @@ def test_batch_norms_fold_into_convolutions_without_a_difference(name):
 def test_no_batch_norm_after_a_convolution_is_left_unfolded(name):
     encoder = make(name, image_size=64)
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.backbone.modules())
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.fuse_batch_norms().modules())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in encoder.fold_batch_norms().modules())
 
 
 def test_the_grid_is_resampled_to_the_configured_size():

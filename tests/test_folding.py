@@ -7,7 +7,7 @@ from torchvision.models import resnet18
 
 from config import EncoderConfig
 from models.encoder import EncoderCNN
-from models.folding import FoldedBatchNorms
+from models.folding import FoldedBatchNorms, fold
 
 
 class Example(nn.Module):
@@ -52,6 +52,33 @@ def test_output_and_gradients_of_all_weights_are_the_same():
 def test_only_a_convolution_that_the_batch_norm_alone_reads_is_folded():
     folded = FoldedBatchNorms(example()).folded
     assert {str(norm.target): str(source.target) for norm, source in folded.items()} == {"norms.0": "one"}
+
+
+def test_a_folded_copy_computes_the_same_and_keeps_the_weights_that_it_was_made_of():
+    backbone, x = example(), torch.randn(2, 3, 8, 8)
+    expected, copy = backbone(x), fold(backbone.train())
+    assert backbone.training
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(copy(x), expected)
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in copy.modules()) == 2
+
+
+def test_a_convolution_that_runs_twice_stays_as_it_is():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 3, 3)
+            self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(2))
+
+        def forward(self, x):
+            return self.norms[1](self.convolution(self.norms[0](self.convolution(x))))
+
+    backbone, x = fx.symbolic_trace(Twice()).eval(), torch.randn(2, 3, 8, 8)
+    backbone.get_submodule("norms.0").running_var.fill_(3.0)
+    torch.testing.assert_close(fold(backbone)(x), backbone(x))
+    torch.testing.assert_close(FoldedBatchNorms(backbone).run(x), backbone(x))
 
 
 @pytest.mark.parametrize("is_fixed", [True, False])
