@@ -5,16 +5,18 @@ constant. The filters of the convolution before it can be multiplied instead. Th
 map, which is then written and read once less.
 """
 
+from collections import Counter
 from copy import deepcopy
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.depthwise import convolve
 
 
+@torch.no_grad()
 def fold(backbone: fx.GraphModule) -> fx.GraphModule:
     """A copy of the backbone with its batch norms folded once and for all, in evaluation mode."""
     folded = _foldable(backbone)
@@ -30,9 +32,9 @@ def fold(backbone: fx.GraphModule) -> fx.GraphModule:
         if node.op in ("call_module", "get_attr")
     }
     for norm, convolution in folded.items():
-        own, bn = parts[convolution.target], _layer_of(backbone, norm)
-        statistics = bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
-        own.weight, own.bias = fuse_conv_bn_weights(own.weight, own.bias, *statistics)
+        own = parts[convolution.target]
+        weight, bias = _folded(own, _layer_of(backbone, norm))
+        own.weight, own.bias = (nn.Parameter(x, requires_grad=False) for x in (weight, bias))
     return fx.GraphModule(parts, graph).eval()
 
 
@@ -53,13 +55,20 @@ class FoldedBatchNorms(fx.Interpreter):
             return self.env[node.all_input_nodes[0]]  # for the batch norm
         if node not in self.folded:
             return super().run_node(node)
-        norm, convolution = _layer_of(self.module, node), _layer_of(self.module, self.folded[node])
-        factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        bias = norm.bias - norm.running_mean * factor
-        if convolution.bias is not None:
-            bias = bias + convolution.bias * factor
-        weight = convolution.weight * factor.view(-1, 1, 1, 1)
+        convolution = _layer_of(self.module, self.folded[node])
+        weight, bias = _folded(convolution, _layer_of(self.module, node))
         return convolve(convolution, self.env[self.folded[node]], weight, bias)
+
+
+def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias with which the convolution alone computes what both layers compute."""
+    assert norm.running_mean is not None  # `_foldable` has checked both
+    assert norm.running_var is not None
+    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * factor
+    if convolution.bias is not None:
+        bias = bias + convolution.bias * factor
+    return convolution.weight * factor.view(-1, 1, 1, 1), bias
 
 
 def _layer_of(backbone: nn.Module, node: fx.Node) -> Any:
@@ -69,12 +78,13 @@ def _layer_of(backbone: nn.Module, node: fx.Node) -> Any:
 
 def _foldable(backbone: fx.GraphModule) -> dict[fx.Node, fx.Node]:
     """Each batch norm that can be folded -> the convolution before it, which nothing else reads."""
-    found, targets = {}, [node.target for node in backbone.graph.nodes]
+    found, runs = {}, Counter(node.target for node in backbone.graph.nodes)
     for node in backbone.graph.nodes:
-        # Subclasses may do more than nn.BatchNorm2d.
-        if type(_layer_of(backbone, node)) is nn.BatchNorm2d:
+        norm = _layer_of(backbone, node)
+        # Subclasses may do more than nn.BatchNorm2d. Without weights or statistics there is nothing to fold.
+        if type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats:
             [source] = node.all_input_nodes
             is_convolution = type(_layer_of(backbone, source)) is nn.Conv2d
-            if is_convolution and len(source.users) == 1 and targets.count(source.target) == 1:
+            if is_convolution and len(source.users) == runs[source.target] == 1:
                 found[node] = source
     return found

@@ -81,6 +81,15 @@ def test_a_convolution_that_runs_twice_stays_as_it_is():
     torch.testing.assert_close(FoldedBatchNorms(backbone).run(x), backbone(x))
 
 
+@pytest.mark.parametrize("without", ["affine", "track_running_stats"])
+def test_a_batch_norm_without_weights_or_statistics_stays_as_it_is(without):
+    norm = nn.BatchNorm2d(4, **{without: False})
+    backbone = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 3), norm)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(fold(backbone)(x), backbone(x))
+    torch.testing.assert_close(FoldedBatchNorms(backbone).run(x), backbone(x))
+
+
 @pytest.mark.parametrize("is_fixed", [True, False])
 def test_an_encoder_folds_batch_norms_in_training_if_their_statistics_are_fixed(
     tmp_path, monkeypatch, is_fixed

@@ -72,8 +72,8 @@ def test_inference_and_resampling_work_as_with_one_stage():
     with torch.no_grad():
         torch.testing.assert_close(encoder.for_inference()(images), encoder(images), rtol=1e-4, atol=1e-5)
     assert encoder(images).shape == (2, 1, 4 * 64 + 128)
-    fused = encoder.fold_batch_norms()
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fused.modules())
+    folded = encoder.fold_batch_norms()
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
 
 
 def test_each_stage_is_checked():
