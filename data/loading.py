@@ -87,7 +87,7 @@ def read_with_processes(
     closed or dropped.
     """
     loader = DataLoader(
-        _ErrorsAsItems(dataset, _OUT_OF_SHARED_MEMORY),
+        _ErrorsAsItems(dataset, _OUT_OF_SHARED_MEMORY if workers else _OUT_OF_MEMORY),
         batch_sampler=batches,
         collate_fn=partial(_collate, collate),
         num_workers=workers,

@@ -75,11 +75,13 @@ def test_an_error_of_an_item_is_the_same_whoever_reads(read):
     assert not multiprocessing.active_children()
 
 
-@EVERY_WAY
-def test_no_memory_for_an_image_is_one_line(read):
+@pytest.mark.parametrize(
+    ("read", "has_processes"), [(in_threads, False), (with_workers(0), False), (with_workers(2), True)]
+)
+def test_no_memory_for_an_image_is_one_line_that_does_not_advise_what_is_so_already(read, has_processes):
     with pytest.raises(UserError, match=r"memory.*lower train\.batch_size$") as error:
         list(read(Squares({0: MemoryError()}), [[0]]))
-    assert ("data.workers=0" in str(error.value)) == (read is not in_threads)  # threads have no use for it
+    assert ("data.workers=0" in str(error.value)) == has_processes
 
 
 def test_threads_read_a_batch_together_when_it_is_wanted():
