@@ -69,7 +69,7 @@ def read_with_threads(
     dataset: Dataset, batches: Iterable[list], collate: Callable[[list], Any], threads: int
 ) -> Generator[Any, None, None]:
     """`load` by threads, which read while somebody waits for the batch. Decoding and resizing need no GIL."""
-    items = _ErrorsAsItems(dataset, _OUT_OF_MEMORY)
+    items = _ErrorsAsItems(dataset)
     # A thread that called torch with several threads would have some of its own.
     with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
         for batch in batches:
@@ -87,7 +87,7 @@ def read_with_processes(
     closed or dropped.
     """
     loader = DataLoader(
-        _ErrorsAsItems(dataset, _OUT_OF_SHARED_MEMORY if workers else _OUT_OF_MEMORY),
+        _ErrorsAsItems(dataset),
         batch_sampler=batches,
         collate_fn=partial(_collate, collate),
         num_workers=workers,
@@ -132,9 +132,8 @@ def read_ahead(read: Callable[[T], R], batches: Iterable[T], ahead: int = 2) -> 
 class _ErrorsAsItems(Dataset):
     """A dataset with the errors that it raises as its items: torch would add tracebacks to the message."""
 
-    def __init__(self, dataset: Dataset, out_of_memory: str):
-        """`out_of_memory`: what to say if memory is used up."""
-        self.dataset, self.out_of_memory = dataset, out_of_memory
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
 
     def __getitem__(self, i: Any) -> Any:
         try:
@@ -142,7 +141,7 @@ class _ErrorsAsItems(Dataset):
         except UserError as error:
             return error
         except MemoryError:
-            return UserError(self.out_of_memory)
+            return UserError(_OUT_OF_SHARED_MEMORY if get_worker_info() else _OUT_OF_MEMORY)
 
 
 def _raised(batch: T | UserError) -> T:
