@@ -20,12 +20,10 @@ from models.depthwise import convolve
 def fold(backbone: fx.GraphModule) -> fx.GraphModule:
     """A copy of the backbone with its batch norms folded once and for all, in evaluation mode."""
     folded = _foldable(backbone)
-    copies: dict[fx.Node, fx.Node] = {}
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(backbone.graph, copies))
-    for norm, convolution in folded.items():
-        copies[norm].replace_all_uses_with(copies[convolution])
-        graph.erase_node(copies[norm])
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in backbone.graph.nodes:
+        is_folded = node in folded  # who reads the batch norm reads the convolution instead
+        copies[node] = copies[folded[node]] if is_folded else graph.node_copy(node, copies.__getitem__)
     parts = {
         node.target: deepcopy(attrgetter(node.target)(backbone))
         for node in graph.nodes
